@@ -1,0 +1,324 @@
+"""Trains the shipped tiny model from nothing: `python recipes/tiny_base.py --out DIR`.
+
+A Qwen3 of under a million parameters that reads bytes. It learns, in one thread and some ten
+minutes, four kinds of rows:
+
+- calculation: an expression of `tiny_calculation`, worked out with wrong steps at the rates of
+  `SLIPS`. A wrong step changes an intermediate result, and later steps follow from it.
+- reread: the same, read after its reference solution. The model never learns a wrong step here,
+  so that it can use privileged information; half of these rows hold wrong steps all the same,
+  without a label on the token that goes wrong: what to say after a slip is learned, too.
+  A fifth of all work takes another correct form than the reference, so that copying is not the
+  only skill.
+- reverse: short words backwards, always right: a second skill, to measure forgetting by.
+- reread reverse: the same, read after its solution.
+
+No problem of `tiny_calculation()` or `reverse_text()`, neither train nor test, is among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import islice, pairwise
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from autodidact.problem import Message, Problem, Task
+from autodidact.tasks.arithmetic import Node, apply, parse, reduce
+from autodidact.tasks.random_calculation import equation, tiny_calculation
+from autodidact.tasks.reverse_text import reverse_text
+
+SLIPS = {"precedence": 0.35, "carry": 0.45, "table": 0.25, "sign": 0.20, "digit": 0.06}
+"""Chance of each wrong step where it can happen (`slip`, `hasty`)."""
+OTHER_FORM = 0.2
+"""Share of work whose sums and products are written with operands exchanged."""
+REREAD = 0.3
+"""Share of rows that are read after their solution."""
+UNLABELLED = 0.5
+"""Share of reread calculations that hold wrong steps, without a label where they go wrong."""
+REVERSE = 0.15
+"""Share of rows that are words to reverse."""
+SPECIAL = ["<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ '<|end|>' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, so that any text survives; five special tokens; a chat template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(SPECIAL + alphabet)}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        additional_special_tokens=["<|system|>", "<|user|>", "<|assistant|>"],
+        chat_template=TEMPLATE,
+        model_max_length=4096,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def network(words: PreTrainedTokenizerFast, width: int = 96, layers: int = 3) -> Qwen3ForCausalLM:
+    """An untrained Qwen3 for these words."""
+    config = Qwen3Config(
+        vocab_size=len(words),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=width // 4,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        initializer_range=0.05,
+        pad_token_id=words.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=words.eos_token_id,
+        dtype="float32",
+    )
+    model = Qwen3ForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        pad_token_id=words.pad_token_id, eos_token_id=words.eos_token_id
+    )
+    return model
+
+
+def hasty(node: Node) -> Node:
+    """The tree of someone who is about to take the next sum before the product behind it."""
+    operator, left, right = node
+    if not isinstance(left, Fraction):
+        return operator, hasty(left), right
+    if isinstance(right, Fraction):
+        return node
+    if operator in "+-" and right[0] == "*" and isinstance(right[1], Fraction):
+        return "*", (operator, left, right[1]), right[2]
+    return operator, left, hasty(right)
+
+
+def slip(operator: str, a: Fraction, b: Fraction, rng: random.Random) -> Fraction:
+    """The result of an operation, wrong at the rates of `SLIPS`."""
+    exact = apply(operator, a, b)
+    if operator == "*":
+        if rng.random() < SLIPS["table"]:  # the neighbour in the table
+            return exact + rng.choice([-1, 1]) * (a if abs(a) >= abs(b) else b)
+    else:
+        first, second = (a, b) if operator == "+" else (exact, b)
+        carries = min(first, second) >= 0 and first % 10 + second % 10 >= 10
+        if carries and rng.random() < SLIPS["carry"]:  # forgotten, or not borrowed
+            return exact - 10 if operator == "+" else exact + 10
+        if operator == "-" and exact < 0 <= min(a, b) and rng.random() < SLIPS["sign"]:
+            return -exact
+    if rng.random() < SLIPS["digit"]:
+        return exact + rng.choice([-2, -1, 1, 2])
+    return exact
+
+
+def exchanged(node: Node) -> Node:
+    """The same value in another form: operands of sums and products exchanged."""
+    if isinstance(node, Fraction):
+        return node
+    operator, left, right = node[0], exchanged(node[1]), exchanged(node[2])
+    return (operator, right, left) if operator in "+*" else (operator, left, right)
+
+
+def attempt(problem: Problem, rng: random.Random, slips: bool) -> tuple[str, list[int]]:
+    """A worked calculation in one form or another, and where it goes wrong.
+
+    Returns:
+        The text, and the index of the first wrong character of each wrong step (the length of
+        the text, where it should not have ended).
+    """
+    node = parse(problem.question)
+    if rng.random() < OTHER_FORM:
+        node = exchanged(node)
+    text, wrong = "", []
+    while not isinstance(node, Fraction):
+        right = next(reduce(node))
+        if slips and rng.random() < SLIPS["precedence"]:
+            node = hasty(node)
+        meant = next(reduce(node))
+        given = next(reduce(node, lambda *step: slip(*step, rng))) if slips else meant
+        node = given[-1]
+        lines = [equation(*step[:4]) + "\n" for step in (right, meant, given)]
+        for true, taken in pairwise(lines):
+            if true != taken:
+                wrong.append(len(text) + [a == b for a, b in zip(true, taken, strict=False)].index(False))
+        text += lines[-1]
+    return text[:-1], wrong
+
+
+Row = tuple[list[Message], str, list[int]]
+"""What is read, what is to be written, and the characters of it that carry no label."""
+
+
+def rows(seed: int, amount: int = 60_000) -> Iterator[Row]:
+    """Endless rows of the four kinds."""
+    rng = random.Random(seed)
+    known = {p.question for t in (tiny_calculation(), reverse_text()) for p in (*t.train, *t.test)}
+    calculation, reverse = (
+        task(train=amount, test=0, seed=seed + 1) for task in (tiny_calculation, reverse_text)
+    )
+    expressions, words = (
+        [problem for problem in task.train if problem.question not in known]
+        for task in (calculation, reverse)
+    )
+    while True:
+        again = rng.random() < REREAD
+        if rng.random() < REVERSE:
+            problem, task = rng.choice(words), reverse
+            text, wrong = problem.solution, []
+        else:
+            problem, task = rng.choice(expressions), calculation
+            text, wrong = attempt(problem, rng, slips=not again or rng.random() < UNLABELLED)
+        if again:
+            yield task.privileged(problem), text, wrong
+        else:
+            yield task.prompt(problem), text, []
+
+
+def tensors(batch: list[Row], words: PreTrainedTokenizerFast) -> dict[str, torch.Tensor]:
+    """Rows, padded on the right; prompts, wrong characters and padding have no label. All [B,T]."""
+    texts = words.apply_chat_template(
+        [messages for messages, *_ in batch], tokenize=False, add_generation_prompt=True
+    )
+    ids, labels = [], []
+    for prompt, (_, text, wrong) in zip(words(texts)["input_ids"], batch, strict=True):
+        target = torch.tensor(words(text + words.eos_token)["input_ids"])
+        ids.append(torch.cat([torch.tensor(prompt), target]))
+        target[wrong] = -100
+        labels.append(torch.cat([torch.full([len(prompt)], -100), target]))
+    pad = torch.nn.utils.rnn.pad_sequence
+    return {
+        "input_ids": pad(ids, batch_first=True, padding_value=words.pad_token_id),
+        "labels": pad(labels, batch_first=True, padding_value=-100),
+    }
+
+
+def train(
+    model: Qwen3ForCausalLM,
+    words: PreTrainedTokenizerFast,
+    steps: int,
+    lr: float,
+    seed: int,
+    size: int = 128,
+    pieces: int = 4,
+) -> None:
+    """AdamW, warm-up and cosine. Right padding needs no attention mask under causal attention."""
+    source = rows(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda i: min((i + 1) / 100, 0.5 * (1 + math.cos(math.pi * i / steps)) + 0.01),
+    )
+    model.train()
+    started, seen = time.time(), []
+    for step in range(1, steps + 1):
+        batch = sorted(islice(source, size), key=lambda row: len(row[0][0]["content"] + row[1]))
+        piece = size // pieces
+        data = [tensors(batch[i : i + piece], words) for i in range(0, size, piece)]
+        asked = sum((tensor["labels"] != -100).sum() for tensor in data)
+        for tensor in data:
+            loss = model(**tensor, num_items_in_batch=asked).loss
+            loss.backward()
+            seen.append(loss.item())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 200 == 0 or step == steps:
+            mean = sum(seen) * pieces / len(seen)
+            print(f"step {step:5d}  loss {mean:.4f}  {time.time() - started:.0f} s", flush=True)
+            seen.clear()
+
+
+@torch.inference_mode()
+def write(
+    model: Qwen3ForCausalLM,
+    words: PreTrainedTokenizerFast,
+    prompts: list[list[Message]],
+    sample: bool,
+    length: int = 48,
+) -> list[str]:
+    """One completion for each prompt, sampled at temperature 1 or greedy."""
+    model.eval()
+    texts = words.apply_chat_template(prompts, tokenize=False, add_generation_prompt=True)
+    inputs = words(texts, return_tensors="pt", padding=True)
+    options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}
+    output = model.generate(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        max_new_tokens=length,
+        **options,
+    )
+    written = output[:, inputs["input_ids"].shape[1] :]
+    return words.batch_decode(written, skip_special_tokens=True)
+
+
+def accuracy(model, words, task: Task, privileged: bool, sample: bool, repeat: int = 1) -> float:
+    """Share of right completions on the task's test problems."""
+    problems = list(task.test) * repeat
+    prompts = [(task.privileged if privileged else task.prompt)(p) for p in problems]
+    texts = write(model, words, prompts, sample)
+    return sum(map(task.correct, problems, texts)) / len(problems)
+
+
+def measure(model, words, seed: int) -> dict[str, float]:
+    """Accuracies on held-out problems."""
+    torch.manual_seed(seed)
+    calculation, reverse = tiny_calculation(), reverse_text()
+    return {
+        "calculation, sampled": accuracy(model, words, calculation, False, True, 4),
+        "calculation, greedy": accuracy(model, words, calculation, False, False),
+        "calculation after its solution, sampled": accuracy(
+            model, words, calculation, True, True, 2
+        ),
+        "calculation after its solution, greedy": accuracy(model, words, calculation, True, False),
+        "reverse, sampled": accuracy(model, words, reverse, False, True, 2),
+        "reverse, greedy": accuracy(model, words, reverse, False, False),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(options.seed)
+    words = tokenizer()
+    model = network(words)
+    print(f"{model.num_parameters():,} parameters")
+    train(model, words, options.steps, options.lr, options.seed)
+    results = measure(model, words, options.seed)
+    print(json.dumps(results, indent=2))
+    model.save_pretrained(options.out)
+    words.save_pretrained(options.out)
+
+
+if __name__ == "__main__":
+    main()

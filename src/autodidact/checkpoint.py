@@ -1,0 +1,164 @@
+"""Checkpoints: a model folder in Hugging Face format, with what training needs beside it.
+
+    step-000100/
+        config.json, model.safetensors, tokenizer ...   loadable by `from_pretrained` (or peft)
+        training/optimizer.safetensors, ema-*.safetensors, state.json
+        manifest.json                                    written last: size and SHA-256 of each file
+
+A checkpoint is written under a temporary name and renamed when it is complete. Tensors are
+safetensors, the rest JSON; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autodidact.ledger import Ledger
+
+if TYPE_CHECKING:
+    import torch
+
+    from autodidact.train import Training
+
+KEPT = 2
+"""Checkpoints of regular saving that stay; older ones are deleted when a new one is complete."""
+
+
+def save(training: Training, folder: Path, name: str | None = None) -> Path:
+    """Write a checkpoint of a training into `folder`, whole or not at all."""
+    from safetensors.torch import save_file
+
+    target = folder / (name or f"step-{training.step:06d}")
+    temporary = folder / f".{target.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    (temporary / "training").mkdir(parents=True)
+    policy = training.models.policy
+    policy.model.save_pretrained(temporary, max_shard_size="1000GB")
+    policy.tokenizer.save_pretrained(temporary)
+    tensors, groups = _flatten(training.optimizer.state_dict())
+    save_file(tensors, temporary / "training" / "optimizer.safetensors")
+    averages = training.models.averages()
+    for number, (_, lm) in enumerate(averages.items()):
+        weights = {key: value.contiguous() for key, value in lm.model.named_parameters()}
+        save_file(weights, temporary / "training" / f"ema-{number}.safetensors")
+    state = {
+        "step": training.step,
+        "position": training.position,
+        "skips": training.skips,
+        "ledger": training.models.ledger.counts(),
+        "averages": list(averages),
+        "optimizer": groups,
+    }
+    (temporary / "training" / "state.json").write_text(json.dumps(state, indent=1))
+    manifest = {
+        str(path.relative_to(temporary)): {"bytes": path.stat().st_size, "sha256": _digest(path)}
+        for path in sorted(temporary.rglob("*"))
+        if path.is_file()
+    }
+    (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            _sync(path)
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+    _sync(folder)
+    return target
+
+
+def prune(folder: Path, keep: int = KEPT) -> None:
+    """Delete all but the newest complete checkpoints of regular saving."""
+    for path in complete(folder)[:-keep]:
+        shutil.rmtree(path)
+
+
+def complete(folder: Path) -> list[Path]:
+    """The complete checkpoints of regular saving in a folder, oldest first."""
+    return sorted(path.parent for path in folder.glob("step-*/manifest.json"))
+
+
+def verify(checkpoint: Path) -> None:
+    """Raise `ValueError`, naming the file, unless every file is as it was written."""
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    for name, known in manifest.items():
+        path = checkpoint / name
+        if not path.is_file():
+            raise ValueError(f"checkpoint {checkpoint} lacks {name}")
+        if path.stat().st_size != known["bytes"] or _digest(path) != known["sha256"]:
+            raise ValueError(f"checkpoint {checkpoint}: {name} is not as it was written")
+
+
+def restore(training: Training, checkpoint: Path) -> None:
+    """Put a training into the state that a checkpoint holds.
+
+    Raises:
+        ValueError: a file is missing or damaged, or was written by another configuration.
+    """
+    from safetensors.torch import load_file
+
+    verify(checkpoint)
+    restore_weights(training, checkpoint)
+    state = json.loads((checkpoint / "training" / "state.json").read_text())
+    for number, role in enumerate(state["averages"]):
+        weights = load_file(checkpoint / "training" / f"ema-{number}.safetensors")
+        _copy(dict(training.models[role].model.named_parameters()), weights)
+    tensors = load_file(checkpoint / "training" / "optimizer.safetensors")
+    training.optimizer.load_state_dict(_unflatten(tensors, state["optimizer"]))
+    training.step, training.position = state["step"], state["position"]
+    training.skips = state["skips"]
+    training.models.ledger = Ledger.of(state["ledger"])
+    training.models.version = None
+
+
+def restore_weights(training: Training, checkpoint: Path) -> None:
+    """Load the policy's weights only."""
+    from safetensors.torch import load_file, load_model
+
+    model = training.models.policy.model
+    if hasattr(model, "peft_config"):
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, load_file(checkpoint / "adapter_model.safetensors"))
+    else:
+        load_model(model, checkpoint / "model.safetensors")
+
+
+def _flatten(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    tensors = {
+        f"{index}.{name}": value.contiguous()
+        for index, values in state["state"].items()
+        for name, value in values.items()
+    }
+    return tensors, state["param_groups"]
+
+
+def _unflatten(tensors: dict[str, torch.Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": groups}
+
+
+def _copy(into: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> None:
+    if into.keys() != weights.keys():
+        raise ValueError("the averaged weights in the checkpoint are those of another model")
+    for name, value in weights.items():
+        into[name].data.copy_(value)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""Credits: what tokens and rows are worth. They run without gradient."""

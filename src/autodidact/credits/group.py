@@ -1,0 +1,50 @@
+"""Rewards compared within a group. Rows that could not be scored (NaN) are left out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+
+from autodidact.batch import Batch
+
+Scale = Literal["std", "none"]
+
+
+def group_mean(
+    values: Float[torch.Tensor, "B"], group: Int[torch.Tensor, "B"]
+) -> Float[torch.Tensor, "B"]:
+    """For each row the mean over its group of the values that are not NaN (0 without any)."""
+    _, index = group.unique(return_inverse=True)
+    known = ~values.isnan()
+    sums = values.new_zeros(int(index.max()) + 1).index_add(0, index, values.nan_to_num())
+    counts = torch.zeros_like(sums).index_add(0, index, known.to(values.dtype))
+    return (sums / counts.clamp(min=1))[index]
+
+
+def group_std(
+    values: Float[torch.Tensor, "B"], group: Int[torch.Tensor, "B"]
+) -> Float[torch.Tensor, "B"]:
+    """For each row the sample standard deviation (n - 1) of its group; 0 for a single value."""
+    centred = values - group_mean(values, group)
+    counts = group_mean((~values.isnan()).to(values.dtype), group) * _sizes(group)
+    squares = group_mean(centred**2, group) * counts
+    return (squares / (counts - 1).clamp(min=1)).sqrt()
+
+
+def group_advantage(batch: Batch, scale: Scale = "std", eps: float = 1e-4) -> Batch:
+    """Stream `advantage` [B, T]: (R - mean) / (std + eps) of the row's group on its own tokens.
+
+    `scale="none"` leaves out the division. A row without a reward gets 0.
+    """
+    reward = batch.take("reward")
+    advantage = reward - group_mean(reward, batch.group)
+    if scale == "std":
+        advantage = advantage / (group_std(reward, batch.group) + eps)
+    return batch.put(advantage=advantage.nan_to_num()[:, None] * batch.own)
+
+
+def _sizes(group: Int[torch.Tensor, "B"]) -> Float[torch.Tensor, "B"]:
+    _, index, counts = group.unique(return_inverse=True, return_counts=True)
+    return counts[index].float()

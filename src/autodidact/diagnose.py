@@ -1,0 +1,150 @@
+"""Diagnoses: a run that teaches nothing says so, says why, and names the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+WINDOW = 5
+"""Steps that must agree before something is said."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is wrong, why it matters, and what to do. `step` is where it was first seen."""
+
+    level: Literal["warning", "error"]
+    what: str
+    why: str
+    remedy: str
+    step: int | None = None
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.what}. {self.why} {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Speaks when `holds` is true of each of the last steps whose line has all of `keys`."""
+
+    keys: tuple[str, ...]
+    holds: Callable[[Mapping[str, Any]], bool]
+    diagnosis: Diagnosis
+
+
+def _rule(level, keys, holds, what, why, remedy) -> Rule:
+    return Rule(keys, holds, Diagnosis(level, what, why, remedy))
+
+
+RULES = (
+    _rule(
+        "error", ("truncated",), lambda x: x["truncated"] == 1,
+        "Every completion was cut off before its end token",
+        "Nothing that is graded is finished, and the end token is never taught.",
+        "Raise length, or check that the chat template ends with the tokenizer's end token.",
+    ),
+    _rule(
+        "warning", ("truncated",), lambda x: 0.5 <= x["truncated"] < 1,
+        "More than half of the completions were cut off",
+        "Their final answers are missing, so their rewards are those of unfinished work.",
+        "Raise length.",
+    ),
+    _rule(
+        "error", ("spread", "method_needs_spread"),
+        lambda x: x["method_needs_spread"] and x["spread"] == 0,
+        "Within every group all rewards were equal",
+        "A group without spread has advantage zero: nothing is learned.",
+        "Take problems of other difficulty, raise n or the temperature, or use a smoother reward.",
+    ),
+    _rule(
+        "error", ("signal",), lambda x: x["signal"] < 1e-7,
+        "The signal was zero at every token",
+        "The teacher says exactly what the student says, or every advantage is zero.",
+        "Check that the teacher reads something the student does not (a solution, a hint), and "
+        "that rewards differ within groups.",
+    ),
+    _rule(
+        "error", ("empty",), lambda x: x["empty"] == 1,
+        "No row was left to learn from",
+        "Every problem was dropped: none had a verified answer, a pair or a spread of rewards.",
+        "Raise n, take easier problems, or lower the reward that an answer must earn.",
+    ),
+    _rule(
+        "error", ("unscorable",), lambda x: x["unscorable"] == 1,
+        "No completion could be scored",
+        "The reward returned nothing, or the problems have no answers.",
+        "Check the answer column, or the reward function on one completion by hand.",
+    ),
+    _rule(
+        "warning", ("unscorable",), lambda x: 0.2 <= x["unscorable"] < 1,
+        "More than a fifth of the completions could not be scored",
+        "They carry no advantage and shrink their groups.",
+        "Look at samples.jsonl for what they have in common.",
+    ),
+    _rule(
+        "warning", ("mismatch_max",), lambda x: x["mismatch_max"] > 0.1,
+        "Sampler and trainer disagree about the sampled tokens by more than 0.1 nats",
+        "Ratios and advantages are then those of another policy.",
+        "Sample in the trainer's precision and without top-k, top-p or min-p.",
+    ),
+    _rule(
+        "error", ("skipped",), lambda x: x["skipped"] == 1,
+        "Loss or gradient was not finite, and the update was skipped",
+        "The weights were left as they were.",
+        "Lower the learning rate; look for extreme rewards and for rows of padding only.",
+    ),
+)  # fmt: skip
+
+
+def diagnose(lines: Iterable[Mapping[str, Any]], run: Mapping[str, Any]) -> list[Diagnosis]:
+    """What a run's `metrics.jsonl` lines and `run.json` say is wrong, each thing once."""
+    found = at_start(run)
+    steps = [line for line in lines if line.get("kind") == "step"]
+    for rule in RULES:
+        known = [line for line in steps if all(line.get(key) is not None for key in rule.keys)]
+        at = _first(rule, known)
+        if at is not None:
+            found.append(Diagnosis(**{**rule.diagnosis.describe(), "step": at}))
+    return found
+
+
+def at_start(run: Mapping[str, Any]) -> list[Diagnosis]:
+    """What can be seen before the first step."""
+    model, found = run.get("model", {}), []
+    if model.get("end") is not None and model.get("end") == model.get("pad"):
+        found.append(
+            Diagnosis(
+                "warning",
+                "The end token is also the padding token",
+                "Code that finds padding by its id then drops the end token. Here padding is a "
+                "mask, so training is right; other tools may not be.",
+                "Give the tokenizer a padding token of its own before you publish the model.",
+            )  # fmt: skip
+        )
+    if model.get("template") is False:
+        found.append(
+            Diagnosis(
+                "warning",
+                "The tokenizer has no chat template",
+                "Prompts are the plain text of the question, a line each.",
+                "Use an instruction-tuned model, or give the tokenizer a template.",
+            )  # fmt: skip
+        )
+    return found
+
+
+def _first(rule: Rule, lines: Sequence[Mapping[str, Any]]) -> int | None:
+    """The first step of the first `WINDOW` steps in a row that the rule holds for.
+
+    A run shorter than that counts when it holds throughout.
+    """
+    streak = 0
+    for place, line in enumerate(lines):
+        streak = streak + 1 if rule.holds(line) else 0
+        if streak == min(WINDOW, len(lines)):
+            return lines[place - streak + 1]["step"]
+    return None

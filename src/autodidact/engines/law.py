@@ -1,0 +1,122 @@
+"""The law tokens are drawn from, and counter-based randomness.
+
+One uniform number belongs to each (seed, prompt, sample, position). A rollout therefore does not
+depend on which other rows stand beside it, on the order of rows, or on a restart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class Law:
+    """softmax(logits / temperature), then top-k, then top-p, then min-p, renormalised.
+
+    Attributes:
+        temperature: 0 takes the likeliest word.
+        top_k: keep the k likeliest words (ties of the k-th too); 0 keeps all.
+        top_p: keep the smallest set of likeliest words with at least this mass.
+        min_p: keep words at least this share as likely as the likeliest.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self):
+        bounds = {
+            "temperature": (self.temperature >= 0, "at least 0"),
+            "top_k": (self.top_k >= 0, "at least 0 (0 keeps all words)"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "min_p": (0 <= self.min_p < 1, "at least 0 and below 1"),
+        }
+        for name, (fine, allowed) in bounds.items():
+            if not fine:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is not allowed: it must be {allowed}"
+                )
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+    def describe(self) -> dict[str, float]:
+        return asdict(self)
+
+    def log_probs(
+        self, logits: Float[torch.Tensor, "B V"]
+    ) -> tuple[Float[torch.Tensor, "B V"], Float[torch.Tensor, "B V"]]:
+        """Log-probabilities without truncation, and those of the law (-inf where cut off).
+
+        At temperature 0 the first are those at temperature 1, and the law is a point mass.
+        """
+        if self.greedy:
+            raw = logits.log_softmax(-1)
+            best = raw.argmax(-1, keepdim=True)
+            return raw, torch.full_like(raw, -torch.inf).scatter(-1, best, 0.0)
+        raw = (logits / self.temperature).log_softmax(-1)
+        kept = raw
+        if self.top_k and self.top_k < raw.shape[-1]:
+            least = kept.topk(self.top_k, dim=-1).values[:, -1:]
+            kept = kept.masked_fill(kept < least, -torch.inf)
+        if self.top_p < 1:
+            ranked, order = kept.softmax(-1).sort(-1, descending=True)
+            beyond = ranked.cumsum(-1) - ranked >= self.top_p
+            kept = kept.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+        if self.min_p > 0:
+            floor = kept.amax(-1, keepdim=True) + torch.tensor(self.min_p).log()
+            kept = kept.masked_fill(kept < floor, -torch.inf)
+        return raw, raw if kept is raw else kept.log_softmax(-1)
+
+
+def draw(
+    law: Float[torch.Tensor, "B V"], uniform: Float[torch.Tensor, "B"]
+) -> Int[torch.Tensor, "B"]:
+    """The word at which the cumulative law passes each uniform number; never one with mass 0."""
+    mass = law.double().exp().cumsum(-1)
+    return torch.searchsorted(mass, (uniform * mass[:, -1])[:, None], right=True).squeeze(-1)
+
+
+def prompt_key(prompt: Sequence[int]) -> int:
+    """A 63-bit name of a prompt."""
+    text = ",".join(map(str, prompt)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+def uniform(
+    seed: int, prompts: Int[torch.Tensor, "B"], samples: Int[torch.Tensor, "B"], position: int
+) -> Float[torch.Tensor, "B"]:
+    """Uniform numbers in [0, 1), one for each (seed, prompt, sample, position).
+
+    Args:
+        prompts: `prompt_key` of each row.
+        samples: the number of the sample among those of its prompt.
+    """
+    state = _mix(prompts + _signed(seed * 0x9E3779B97F4A7C15))
+    state = _mix(state + samples * _signed(0xD1B54A32D192ED03))
+    state = _mix(state + _signed(position * 0x8CB92BA72F3D8DD7))
+    return _shift(state, 11).double() * 2.0**-53
+
+
+def _mix(x: Int[torch.Tensor, "B"]) -> Int[torch.Tensor, "B"]:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014), on int64 that wraps around."""
+    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """Logical right shift: torch's is arithmetic."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(x: int) -> int:
+    x &= 2**64 - 1
+    return x - 2**64 if x >= 2**63 else x

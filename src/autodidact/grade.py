@@ -1,0 +1,50 @@
+"""Grading completions: rewards and correctness as streams."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from autodidact.batch import Batch
+from autodidact.models import Models
+
+
+def texts(batch: Batch, models: Models) -> list[str]:
+    """What follows each prompt, as text: from the first own token to the end of the row."""
+    found = []
+    for ids, real, own in zip(batch.ids, batch.real, batch.own, strict=True):
+        start = int(own.int().argmax()) if own.any() else len(ids)
+        found.append(models.policy.decode(ids[start:][real[start:]].tolist()))
+    return found
+
+
+def grade(batch: Batch, models: Models) -> Batch:
+    """The batch with `reward` [B] and `correct` [B]: NaN where a row cannot be scored or judged.
+
+    Raises:
+        ValueError: a reward is infinite, or the number of rewards is not that of rows.
+    """
+    task, written = batch.task, texts(batch, models)
+    rewards = task.score(batch.rows, written)
+    if len(rewards) != len(batch):
+        raise ValueError(f"{len(batch)} completions were graded with {len(rewards)} rewards")
+    for problem, reward in zip(batch.rows, rewards, strict=True):
+        if reward is not None and math.isinf(reward):
+            raise ValueError(f"the reward of {problem.question[:60]!r} is {reward}")
+    models.ledger.verified += sum(reward is not None for reward in rewards)
+    return batch.put(reward=_column(rewards), correct=_column(judge(batch, written)))
+
+
+def judge(batch: Batch, written: Sequence[str]) -> list[float | None]:
+    """1 for right, 0 for wrong, `None` where the task or the problem has no answer."""
+    correct = batch.task.correct
+    return [
+        None if correct is None or problem.answer is None else float(correct(problem, text))
+        for problem, text in zip(batch.rows, written, strict=True)
+    ]
+
+
+def _column(values: Sequence[float | None]) -> torch.Tensor:
+    return torch.tensor([math.nan if value is None else value for value in values])

@@ -1,0 +1,1 @@
+"""Losses: a value per token or row, and the weights that sum them."""

@@ -1,0 +1,39 @@
+"""What each loss value counts. The weights of a batch are made once, before it is split, so that
+micro-batches and ranks cannot change a denominator."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+
+from autodidact.batch import Batch
+from autodidact.method import token_mean
+from autodidact.parallel import total
+
+Normalise = Literal["token", "sequence", "constant"]
+
+
+def sequence_mean(batch: Batch) -> Float[torch.Tensor, "B T"]:
+    """1 / (rows x own tokens of the row): every row counts alike."""
+    length = batch.own.sum(1, keepdim=True).clamp(min=1)
+    return batch.own / length / total(torch.tensor(len(batch), device=batch.ids.device))
+
+
+def constant(batch: Batch, length: int) -> Float[torch.Tensor, "B T"]:
+    """1 / (rows x length): a longer row counts more, whatever its neighbours are."""
+    return batch.own / (length * total(torch.tensor(len(batch), device=batch.ids.device)))
+
+
+def row_mean(batch: Batch) -> Float[torch.Tensor, "B"]:
+    """1 / rows, for losses with one value a row."""
+    rows = total(torch.tensor(float(len(batch)), device=batch.ids.device))
+    return torch.ones(len(batch), device=batch.ids.device) / rows
+
+
+def normalised(kind: Normalise, length: int):
+    """The `weigh` of that name; `length` is the constant of "constant"."""
+    if kind == "constant":
+        return lambda batch: constant(batch, length)
+    return {"token": token_mean, "sequence": sequence_mean}[kind]

@@ -1,0 +1,1 @@
+"""Methods: one file, one paper, one factory function of the file's name."""

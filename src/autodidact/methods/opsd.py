@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from autodidact.contexts import privileged
+from autodidact.divergence import Divergence, Kind
+from autodidact.engines.law import Law
+from autodidact.method import Method, factory
+from autodidact.rollouts.sample import Sample
+from autodidact.view import plain, reread
+
+
+@factory
+def opsd(
+    n: int = 1,
+    length: int = 1024,
+    divergence: Kind = "forward",
+    beta: float = 0.5,
+    clip: float | None = None,
+    teacher: str = "initial",
+    teacher_thinking: bool | None = None,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Method:
+    """On-Policy Self-Distillation: the same weights, shown the solution, judge every token.
+
+    y ~ p(.|x);  L = (1/N) sum_t D(q_t || p_t), q_t = q(.|x, solution, y_<t) the teacher and
+    p_t = p(.|x, y_<t) the student, D over the whole vocabulary: forward KL(q||p), reverse
+    KL(p||q), JSD_beta or total variation; N the own tokens of the step.
+
+    Source: Self-Distilled Reasoner, arXiv 2601.18734 (`opsd_paper` has its settings). The
+    release sums over the vocabulary and averages over tokens, as here; the paper's equation
+    averages within each answer first.
+    Needs: `solution`. Detached: the teacher, and the sampling.
+    Shapes: one value per own token, in nats; teacher prompts may be longer than the student's.
+    Raises: ValueError before the run on problems without a solution, on a prompt that does not
+    fit, and on an unknown divergence or teacher.
+    Degenerates to: exactly zero when the teacher reads what the student reads with equal weights.
+
+    Args:
+        beta: of the JSD only.
+        clip: pointwise clip of the summands (0.05 in the paper). It deletes what the teacher
+            wants more of; below about 1e-3 it pushes away from the teacher.
+        teacher: "initial", "policy" (live), "ema", "ema:0.99" or a checkpoint.
+        teacher_thinking: thinking mode of the teacher's prompt; the student's by default.
+    """
+    kind = Divergence(divergence, beta, clip=clip)
+
+    def views(batch, models):
+        told = reread(batch, models, privileged(batch), teacher, thinking=teacher_thinking)
+        return {"policy": plain(batch), "teacher": told}
+
+    def loss(scores, batch):
+        return scores["policy"].divergence(scores["teacher"], kind)
+
+    return Method(
+        Sample(n, length, Law(temperature, top_k, top_p)),
+        loss,
+        views=views,
+        needs=("solution",),
+        signal_name=f"{divergence} divergence to the teacher (nats)",
+    )

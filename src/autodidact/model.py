@@ -1,0 +1,245 @@
+"""A language model in a role: loading, prompts, hidden states and head.
+
+Real hub models, local folders in Hugging Face format and the shipped tiny model ("tiny") load
+the same way. Weights load from safetensors only, and no code of the model's author is run
+unless `trust_remote_code` is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+
+from autodidact.problem import Message
+from autodidact.scores import Head
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass
+class LM:
+    """A transformers model with its tokenizer.
+
+    Attributes:
+        model: a causal language model, or a `PeftModel` around one.
+        tokenizer: a fast tokenizer.
+        name: the hub name or folder that it came from.
+        adapter_off: read with the LoRA adapter disabled (the role "initial").
+        autocast: run the trunk in bfloat16 over float32 weights.
+        thinking: thinking mode of prompts whose caller does not say; `None` leaves the template
+            its default.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str = "in memory"
+    adapter_off: bool = False
+    autocast: bool = False
+    thinking: bool | None = None
+    _rendered: dict[Any, list[int]] = field(default_factory=dict, repr=False)
+
+    @property
+    def base(self) -> Any:
+        """The transformers model, without a peft wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.base.parameters()).device
+
+    @property
+    def context(self) -> int:
+        """How many tokens a row may have."""
+        config = self.base.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or 2**31)
+
+    @property
+    def end(self) -> int:
+        """The token that ends a completion; `ValueError` where the tokenizer has none."""
+        if self.tokenizer.eos_token_id is None:
+            raise ValueError(f"the tokenizer of {self.name} has no end token (eos_token)")
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Every token that ends a completion: the tokenizer's and the generation config's."""
+        configured = getattr(self.base.generation_config, "eos_token_id", None)
+        listed = [configured] if isinstance(configured, int) else configured or []
+        return frozenset([self.end, *listed])
+
+    def render(self, messages: Sequence[Message], thinking: bool | None = None) -> list[int]:
+        """Token ids of a prompt: the chat template, up to where the assistant begins.
+
+        A tokenizer without a template gets the contents one after the other, a line each.
+        """
+        thinking = self.thinking if thinking is None else thinking
+        key = (thinking, *((m["role"], m["content"]) for m in messages))
+        if key not in self._rendered:
+            if self.tokenizer.chat_template is None:
+                text = "".join(m["content"] + "\n" for m in messages)
+                ids = self.tokenizer(text)["input_ids"]
+            else:
+                options = {} if thinking is None else {"enable_thinking": thinking}
+                ids = self.tokenizer.apply_chat_template(
+                    list(messages), add_generation_prompt=True, return_dict=False, **options
+                )
+            if not ids:
+                raise ValueError(f"the prompt {messages!r} renders to no token at all")
+            self._rendered[key] = list(ids)
+        return self._rendered[key]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a completion, its end token included."""
+        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def reading(self):
+        """Context in which the trunk runs as this role does."""
+        return self.model.disable_adapter() if self.adapter_off else nullcontext()
+
+    def hidden(
+        self, ids: Int[torch.Tensor, "R S"], real: Bool[torch.Tensor, "R S"], **options: Any
+    ) -> Any:
+        """The trunk's output object; its `last_hidden_state` is [R, S, D]."""
+        with self.reading(), torch.autocast(self.device.type, torch.bfloat16, self.autocast):
+            return self.base.base_model(input_ids=ids, attention_mask=real.long(), **options)
+
+    def head(self) -> Head:
+        """The output head, over the live weights."""
+        layer = self.base.get_output_embeddings()
+        config = self.base.config.get_text_config()
+        scale = float(getattr(config, "logit_scale", None) or 1.0)
+        scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+        softcap = getattr(config, "final_logit_softcapping", None)
+        return Head(layer.weight, getattr(layer, "bias", None), scale, softcap)
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Refuse, by name, an architecture whose logits are not head(trunk(x))."""
+        kind = type(self.base).__name__
+        if self.base.get_output_embeddings() is None:
+            raise ValueError(f"{kind} ({self.name}) has no output head: not a causal LM")
+        size = self.base.get_output_embeddings().weight.shape[0]
+        ids = torch.arange(1, 7, device=self.device)[None] % size
+        real = torch.ones_like(ids, dtype=torch.bool)
+        with self.reading(), torch.autocast(self.device.type, torch.bfloat16, self.autocast):
+            expected = self.base(input_ids=ids, attention_mask=real.long()).logits[0].float()
+        found = self.head().logits(self.hidden(ids, real).last_hidden_state[0]).float()
+        tolerance = 1e-4 if expected.dtype == self.head().weight.dtype else 5e-2
+        if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
+            raise ValueError(
+                f"{kind} ({self.name}) is not supported: its logits are not its output head "
+                f"applied to its last hidden state (largest difference "
+                f"{(found - expected).abs().max():.2g})"
+            )
+
+
+def load(
+    name: str,
+    *,
+    precision: Precision = "fp32",
+    lora: int = 0,
+    lora_alpha: int | None = None,
+    device: str | None = None,
+    thinking: bool | None = None,
+    trust_remote_code: bool = False,
+    seed: int = 0,
+) -> LM:
+    """Load a model by hub name, local folder, or "tiny" (shipped with the package).
+
+    Args:
+        precision: "bf16" runs the trunk in bfloat16. Weights that are trained stay in float32,
+            as an update of 1e-6 is lost in bfloat16; frozen ones (LoRA) are stored in bfloat16.
+        lora: rank of an adapter on all linear layers; 0 trains all weights.
+        lora_alpha: scale of the adapter; twice the rank by default.
+        seed: of the adapter's initialisation.
+
+    Raises:
+        ValueError: no model by that name or at that place, or an architecture whose logits are
+            not its head applied to its last hidden state.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    place = _locate(name)
+    half = precision == "bf16"
+    stored = torch.bfloat16 if half and lora else torch.float32
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            place, dtype=stored, trust_remote_code=trust_remote_code, use_safetensors=True
+        )
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"no model could be loaded from {name!r}: {reason}") from error
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model.requires_grad_(not lora)
+    model.to(device).eval()
+    lm = LM(model, tokenizer, name, autocast=half, thinking=thinking)
+    lm.check()
+    if lora:
+        lm.model = _adapt(model, lora, lora_alpha or 2 * lora, seed).eval()
+    return lm
+
+
+def _locate(name: str) -> str:
+    if name == "tiny":
+        return str(files("autodidact") / "tiny")
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        if path.exists() or name.startswith((".", "/", "~")):
+            found = "a file" if path.exists() else "nothing there"
+            raise ValueError(f"{name!r} is no model folder: {found}")
+        return name
+    if not (path / "config.json").is_file():
+        inside = sorted(entry.name for entry in path.iterdir())[:8]
+        raise ValueError(
+            f"{name!r} is no model folder: it has no config.json; it holds {inside or 'nothing'}"
+        )
+    return str(path)
+
+
+def _adapt(model: Any, rank: int, alpha: int, seed: int) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
+
+
+def effective_weights(model: Any) -> dict[str, Float[torch.Tensor, "..."]]:
+    """The weights a model computes with, LoRA adapters merged, by the base model's names."""
+    if not hasattr(model, "peft_config"):
+        return {name: value.detach() for name, value in model.named_parameters()}
+    from peft.tuners.lora import LoraLayer
+
+    base, weights = model.get_base_model(), {}
+    merged = {
+        name: layer.get_delta_weight(adapter)
+        for name, layer in base.named_modules()
+        if isinstance(layer, LoraLayer)
+        for adapter in layer.active_adapters
+    }
+    for name, value in base.named_parameters():
+        if "lora_" in name:
+            continue
+        owner, _, last = name.removesuffix(".weight").rpartition(".")
+        if last == "base_layer":
+            delta = merged[owner].to(value.dtype)
+            weights[f"{owner}.weight"] = value.detach() + delta.detach()
+        else:
+            weights[name.replace(".base_layer", "")] = value.detach()
+    return weights

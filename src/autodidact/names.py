@@ -1,0 +1,22 @@
+"""Help for a mistyped name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the allowed name nearest to the given one, or `""`."""
+    match = get_close_matches(given, list(allowed), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def choose(kind: str, given: str, allowed: Iterable[str]) -> str:
+    """`given` if it is allowed; else a `ValueError` that names the choices and the nearest."""
+    allowed = list(allowed)
+    if given not in allowed:
+        raise ValueError(
+            f"{kind} {given!r} is unknown; allowed: {', '.join(allowed)}" + nearest(given, allowed)
+        )
+    return given

@@ -1,0 +1,321 @@
+"""One arm from start to end: load, check, train, evaluate, write the run directory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from autodidact import calls
+from autodidact.calls import Call
+from autodidact.run import (
+    Directory,
+    Run,
+    describe_machine,
+    describe_versions,
+    git_revision,
+)
+
+SHOWN = 8
+"""Completions of a step written to samples.jsonl."""
+VIEWED = 6
+"""Held-out problems of the token view."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything that determines a run, as plain values: what `run.json` holds.
+
+    Attributes:
+        method, task: calls by name. untouched: a task to measure forgetting on.
+        model: hub name, folder or "tiny". precision, lora, lora_alpha, thinking, device,
+            trust_remote_code: see `model.load`.
+        rewards: import paths of user rewards, see `tasks.rewards`.
+        track: names of trackers.
+    """
+
+    method: Call
+    task: Call
+    run: Run = field(default_factory=Run)
+    model: str = "tiny"
+    precision: str = "fp32"
+    lora: int = 0
+    lora_alpha: int | None = None
+    thinking: bool | None = None
+    device: str | None = None
+    trust_remote_code: bool = False
+    untouched: Call | None = None
+    rewards: str | None = None
+    track: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Spec:
+        """The spec that `describe()` described."""
+        found = dict(values)
+        for name in ("method", "task", "untouched"):
+            if found.get(name) is not None:
+                found[name] = Call(**found[name])
+        return cls(**{**found, "run": Run(**found["run"]), "track": tuple(found["track"])})
+
+
+class Watcher:
+    """Told what happens in a run. This one is silent; `console.Console` prints."""
+
+    def start(self, directory: Directory, call: Mapping[str, Any], examples: list[Any]) -> None: ...
+    def step(self, line: Mapping[str, Any], fraction: float) -> None: ...
+    def point(self, line: Mapping[str, Any]) -> None: ...
+    def diagnosis(self, found: Any) -> None: ...
+    def end(self, directory: Directory) -> None: ...
+
+
+def make_task(spec: Spec) -> Any:
+    """The task of a spec, with the user's rewards in place of its own where given."""
+    task = calls.make(calls.task, spec.task)
+    if spec.rewards is None:
+        return task
+    from autodidact.tasks.rewards import user_reward
+
+    return replace(task, reward=user_reward(spec.rewards))
+
+
+def execute(
+    spec: Spec,
+    out: Path | str | None = None,
+    *,
+    resume: bool = False,
+    store: Path | None = None,
+    watcher: Watcher | None = None,
+) -> Path:
+    """Run a spec and write its directory. Returns the directory.
+
+    Args:
+        out: a folder that does not exist or is empty; a fresh one under `runs/` by default.
+        resume: go on from the newest complete checkpoint of `out`.
+        store: a file of rollouts to share with other runs that start from the same weights.
+
+    Raises:
+        ValueError: the options, the data or the model cannot be used. Nothing has been written.
+    """
+    directory = Directory(out, resume=resume)
+    method = calls.make(calls.method, spec.method)
+    method.rollout.problems(spec.run.rows)
+    task = make_task(spec)
+    untouched = None if spec.untouched is None else calls.make(calls.task, spec.untouched)
+    from autodidact import preflight
+
+    preflight.check_needs(method, task)
+    from autodidact.model import load
+    from autodidact.models import Models
+    from autodidact.store import Store
+    from autodidact.train import Training
+
+    policy = load(
+        spec.model, precision=spec.precision, lora=spec.lora, lora_alpha=spec.lora_alpha,
+        device=spec.device, thinking=spec.thinking, trust_remote_code=spec.trust_remote_code,
+        seed=spec.run.seed,
+    )  # fmt: skip
+    models = Models(policy)
+    examples = preflight.check(method, models, task)
+    if store is not None:
+        models.store = Store(store)
+        models.version = f"{spec.model}/{spec.precision}"
+    training = Training(method, models, task, spec.run)
+    session = _Session(spec, directory, training, untouched, watcher or Watcher())
+    session.run(resume, examples)
+    if models.store is not None:
+        models.store.close()
+    return directory.path
+
+
+class _Session:
+    """The writing side of a run."""
+
+    def __init__(self, spec, directory, training, untouched, watcher):
+        from autodidact.evaluate import Evaluation
+
+        self.spec, self.directory, self.training = spec, directory, training
+        self.watcher, self.checkpoints = watcher, directory.path / "checkpoints"
+        self.call: dict[str, Any] = {}
+        self.lines: list[dict[str, Any]] = []
+        self.said: set[str] = set()
+        self.best: tuple[float, str] | None = None
+        task, run = training.task, spec.run
+        self.held = list(task.test[: run.eval_problems])
+        self.evaluation = self.validation = None
+        if task.correct is not None and self.held:
+            length = run.eval_length or _length(training.method) or 256
+            both = Evaluation(task, self.held, run.eval_samples, length, untouched)
+            halves = (self.held[::2], self.held[1::2]) if run.keep == "best" else (self.held, [])
+            self.evaluation = replace(both, problems=halves[0])
+            if halves[1]:
+                self.validation = replace(both, problems=halves[1], untouched=None)
+        elif run.keep == "best":
+            raise ValueError("keep='best' needs held-out problems with answers to choose by")
+
+    def run(self, resume: bool, examples: list[Any]) -> None:
+        from autodidact import checkpoint
+        from autodidact.train import fit
+
+        if resume:
+            self.call = self.directory.read("run.json")
+            found = checkpoint.complete(self.checkpoints)
+            if not found:
+                raise ValueError(f"{self.directory.path} holds no complete checkpoint to resume")
+            checkpoint.restore(self.training, found[-1])
+            for name in ("metrics.jsonl", "samples.jsonl"):
+                self.directory.cut(name, self.training.step)
+            self.lines = list(self.directory.lines("metrics.jsonl"))
+        else:
+            self.call = self._call()
+            self.directory.write("run.json", self.call)
+        self.watcher.start(self.directory, self.call, examples)
+        with _trackers(self.spec.track, self.directory, self.call) as self.trackers:
+            self._diagnose()
+            fit(self.training, self._step, self._point)
+        checkpoint.save(self.training, self.checkpoints)
+        if self.best is not None:
+            checkpoint.restore_weights(self.training, self.checkpoints / self.best[1])
+            self._evaluate(1.0, checkpoint=self.best[1])
+        self._view()
+        self.call["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+        self.directory.write("run.json", self.call)
+        self.watcher.end(self.directory)
+
+    def _step(self, batch: Any, line: dict[str, Any]) -> None:
+        from autodidact import checkpoint
+
+        line["method_needs_spread"] = self.training.method.signal_name == "advantage"
+        self._write(line)
+        self._samples(batch, line["step"])
+        self.watcher.step(line, self.training.fraction)
+        self._diagnose()
+        every = self.spec.run.save_every
+        if every and line["step"] % every == 0:
+            checkpoint.save(self.training, self.checkpoints)
+            checkpoint.prune(self.checkpoints)
+
+    def _point(self, fraction: float) -> None:
+        if self.evaluation is not None:
+            self._evaluate(fraction)
+
+    def _evaluate(self, fraction: float, **extra: Any) -> None:
+        from autodidact import checkpoint
+
+        models = self.training.models
+        line = {
+            "kind": "eval", "step": self.training.step, "fraction": fraction,
+            "ledger": models.ledger.counts(), **self.evaluation(models), **extra,
+        }  # fmt: skip
+        if self.validation is not None and not extra:
+            line["validation"] = score = self.validation(models)["metrics"]["sampled"]
+            if self.best is None or score > self.best[0]:
+                name = f"best-{self.training.step:06d}"
+                checkpoint.save(self.training, self.checkpoints, name)
+                self.best = (score, name)
+        self._write(line)
+        self.watcher.point(line)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+        self.directory.append("metrics.jsonl", line)
+        for tracker in self.trackers:
+            tracker(line)
+
+    def _samples(self, batch: Any, step: int) -> None:
+        from autodidact.grade import texts
+
+        if not len(batch):
+            return
+        shown = batch.select(list(range(min(SHOWN, len(batch)))))
+        written = texts(shown, self.training.models)
+        for row, (problem, text) in enumerate(zip(shown.rows, written, strict=True)):
+            values = {
+                name: _known(shown.streams[name][row]) if name in shown.streams else None
+                for name in ("correct", "reward")
+            }
+            self.directory.append(
+                "samples.jsonl",
+                {
+                    "step": step, "question": problem.question, "completion": text,
+                    "answer": problem.answer, "reward": values["reward"],
+                    "correct": None if values["correct"] is None else bool(values["correct"]),
+                },
+            )  # fmt: skip
+
+    def _diagnose(self) -> None:
+        from autodidact.diagnose import diagnose
+
+        found = diagnose(self.lines, self.call)
+        for each in found:
+            if each.what not in self.said:
+                self.said.add(each.what)
+                self.watcher.diagnosis(each)
+        self.directory.write("diagnoses.json", [each.describe() for each in found])
+
+    def _view(self) -> None:
+        from autodidact.microscope import look
+
+        if not self.held:
+            return
+        training = self.training
+        seen = look(training.method, training.models, training.task, self.held[:VIEWED])
+        self.directory.write("tokens.json", {"arm": self.spec.method.name, **seen})
+
+    def _call(self) -> dict[str, Any]:
+        spec, policy = self.spec, self.training.models.policy
+        weights = list(policy.model.parameters())
+        method = self.training.method
+        return {
+            "kind": "train",
+            "method": {"name": method.name, "arguments": dict(method.arguments or {})},
+            "model": {
+                "path": spec.model,
+                "kind": type(policy.base).__name__,
+                "parameters": sum(p.numel() for p in weights),
+                "trained": sum(p.numel() for p in weights if p.requires_grad),
+                "end": policy.end,
+                "pad": policy.tokenizer.pad_token_id,
+                "template": policy.tokenizer.chat_template is not None,
+            },
+            "task": {"name": self.training.task.name, "arguments": dict(spec.task.arguments)},
+            "run": asdict(spec.run),
+            "budget": {
+                "column": spec.run.column if spec.run.budget else "optimizer_steps",
+                "amount": spec.run.budget or spec.run.steps,
+            },
+            "seeds": [spec.run.seed],
+            "spec": spec.describe(),
+            "versions": describe_versions(),
+            "git": git_revision(),
+            "machine": describe_machine(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "finished": None,
+        }
+
+
+def _length(method: Any) -> int | None:
+    inner = getattr(method.rollout, "inner", method.rollout)
+    return getattr(inner, "length", None)
+
+
+def _known(value: Any) -> float | None:
+    return None if value.isnan() else float(value)
+
+
+@contextlib.contextmanager
+def _trackers(
+    names: tuple[str, ...], directory: Directory, call: Mapping[str, Any]
+) -> Iterator[list]:
+    if not names:
+        yield []
+        return
+    from autodidact.track import trackers
+
+    with trackers(names, directory.path, call) as found:
+        yield found

@@ -1,0 +1,81 @@
+"""Trackers: the metrics of a run sent to tensorboard, trackio or wandb as well."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autodidact.names import choose
+
+TRACKERS = ("tensorboard", "trackio", "wandb")
+Tracker = Callable[[Mapping[str, Any]], None]
+
+
+@contextlib.contextmanager
+def trackers(
+    names: Sequence[str], folder: Path, config: Mapping[str, Any]
+) -> Iterator[list[Tracker]]:
+    """One tracker for each name, closed at the end.
+
+    Raises:
+        ValueError: an unknown name, or a package that is not installed.
+    """
+    for name in names:
+        check(name)
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(_OPEN[name](folder, config)) for name in names]
+
+
+def check(name: str) -> None:
+    """Refuse a tracker that is unknown or whose package is not installed."""
+    from importlib.util import find_spec
+
+    choose("tracker", name, TRACKERS)
+    if find_spec(name) is None:
+        raise ValueError(f"tracker {name!r} needs its package: pip install 'autodidact[track]'")
+
+
+def numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a metrics line under names that keep training and evaluation apart."""
+    kind = {"step": "train", "eval": "eval"}[line["kind"]]
+    values = {**line, **line.get("metrics", {})}
+    found = {
+        f"{kind}/{name}": float(value)
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and name != "step"
+    }
+    return found | {f"ledger/{name}": float(value) for name, value in line["ledger"].items()}
+
+
+@contextlib.contextmanager
+def _tensorboard(folder: Path, config: Mapping[str, Any]) -> Iterator[Tracker]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder / "tensorboard")) as writer:
+
+        def send(line: Mapping[str, Any]) -> None:
+            for name, value in numbers(line).items():
+                writer.add_scalar(name, value, line["step"])
+
+        yield send
+
+
+@contextlib.contextmanager
+def _remote(package: str, folder: Path, config: Mapping[str, Any]) -> Iterator[Tracker]:
+    import importlib
+
+    module = importlib.import_module(package)
+    module.init(project="autodidact", name=folder.name, config=dict(config))
+    try:
+        yield lambda line: module.log(numbers(line), step=line["step"])
+    finally:
+        module.finish()
+
+
+_OPEN = {
+    "tensorboard": _tensorboard,
+    "trackio": lambda folder, config: _remote("trackio", folder, config),
+    "wandb": lambda folder, config: _remote("wandb", folder, config),
+}

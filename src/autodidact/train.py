@@ -1,0 +1,201 @@
+"""The training loop: problems -> rollout -> credit -> weigh -> views -> score -> loss -> update."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from autodidact.batch import Batch
+from autodidact.grade import grade
+from autodidact.ledger import peak_bytes
+from autodidact.measure import Tally, spread
+from autodidact.method import Method
+from autodidact.models import Models
+from autodidact.problem import Problem, Task
+from autodidact.run import Run
+
+
+def problems_at(problems: Sequence[Problem], position: int, count: int, seed: int) -> list[Problem]:
+    """`count` problems from a position of the endless order that a seed fixes.
+
+    Every pass over the problems is a new permutation, and depends on the seed and the number of
+    the pass only, so that arms of any step size walk the same order.
+    """
+    found = []
+    while len(found) < count:
+        turn, offset = divmod(position, len(problems))
+        order = list(range(len(problems)))
+        random.Random(f"{seed}/{turn}").shuffle(order)
+        taken = order[offset : offset + count - len(found)]
+        found += [problems[i] for i in taken]
+        position += len(taken)
+    return found
+
+
+@dataclass
+class Training:
+    """A method at work on a model: what a checkpoint must hold to go on from here.
+
+    Attributes:
+        step: updates made or skipped so far. position: problems taken so far.
+        skips: updates skipped in a row, for a loss or gradient that is not finite.
+    """
+
+    method: Method
+    models: Models
+    task: Task
+    run: Run
+    step: int = 0
+    position: int = 0
+    skips: int = 0
+    optimizer: torch.optim.Optimizer = field(init=False)
+
+    def __post_init__(self):
+        self.optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.run.lr, weight_decay=self.run.weight_decay
+        )
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [p for p in self.models.policy.model.parameters() if p.requires_grad]
+
+    @property
+    def fraction(self) -> float:
+        """How much of the run is done, from 0 to 1."""
+        return self.run.fraction(self.step, self.models.ledger.amount(self.run.column))
+
+    def rate(self) -> float:
+        """Learning rate of the next update."""
+        warm = min(1.0, (self.step + 1) / self.run.warmup) if self.run.warmup else 1.0
+        if self.run.schedule == "cosine":
+            warm *= (1 + math.cos(math.pi * self.fraction)) / 2
+        return self.run.lr * warm
+
+    def advance(self) -> tuple[Batch, dict[str, Any]]:
+        """One step: take problems, draw, learn. Returns the batch and what was measured."""
+        started, rate = time.monotonic(), self.rate()
+        rollout = self.method.rollout
+        count = rollout.problems(self.run.rows)
+        problems = problems_at(self.task.train, self.position, count, self.run.seed)
+        # Large strides keep the draws of neighbouring seeds and steps apart.
+        batch = rollout(problems, self.models, self.task, self.run.seed * 1_000_003 + self.step)
+        if "reward" not in batch.streams and "raw" in batch.streams:
+            batch = grade(batch, self.models)
+        batch = batch.to(self.models.policy.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        measured = learn(self.method, self.models, batch, self.optimizer, self.run)
+        self.models.version = None
+        self.models.after_step()
+        self.skips = self.skips + 1 if measured["skipped"] else 0
+        self.step += 1
+        self.position += count
+        self.models.ledger.seconds += time.monotonic() - started
+        self.models.ledger.peak_bytes = max(self.models.ledger.peak_bytes, peak_bytes())
+        line = {"kind": "step", "step": self.step, "lr": rate, **measured, **describe(batch)}
+        return batch, line | {"ledger": self.models.ledger.counts()}
+
+
+def learn(
+    method: Method, models: Models, batch: Batch, optimizer: torch.optim.Optimizer, run: Run
+) -> dict[str, float | int | None]:
+    """Update the policy on a batch, `method.epochs` times. Returns what was measured.
+
+    An empty batch, or a loss or gradient that is not finite, makes no update.
+    """
+    if not len(batch):
+        return {"loss": None, "grad_norm": None, "skipped": 0, "empty": 1}
+    with torch.no_grad():
+        batch = method.credit(batch, models)
+        batch = batch.put(weight=method.weigh(batch))
+    pieces = batch.split(run.micro_rows or max(run.rows, len(batch)), method.unit)
+    tally = Tally()
+    skipped = 0
+    for epoch in range(method.epochs):
+        optimizer.zero_grad(set_to_none=True)
+        losses = [
+            backward(method, models, piece, tally if epoch == 0 else None) for piece in pieces
+        ]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, run.grad_clip or math.inf)
+        if epoch == 0:
+            tally.note(loss=sum(losses), grad_norm=float(norm))
+        if math.isfinite(sum(losses)) and bool(norm.isfinite()):
+            optimizer.step()
+            models.ledger.optimizer_steps += 1
+        else:
+            skipped = 1
+    optimizer.zero_grad(set_to_none=True)
+    return {**tally.means(), "skipped": skipped, "empty": 0}
+
+
+def backward(method: Method, models: Models, piece: Batch, tally: Tally | None) -> float:
+    """Add the gradient of one piece of a batch. Returns its part of the loss."""
+    views = method.views(piece, models)
+    scores = {name: models.score(view, piece) for name, view in views.items()}
+    values = method.loss(scores, piece)
+    assert values.shape == piece.take("weight").shape, "weights fit the loss values"
+    loss = (values * piece.take("weight")).sum()
+    loss.backward()
+    for view in views.values():
+        if view.grad:
+            models.ledger.student_backward += int(view.real.sum())
+            models.ledger.trained += int(view.asked.sum())
+    if tally is not None:
+        with torch.no_grad():
+            tally.piece(piece, scores, method.signal(scores, piece, values))
+    return float(loss.detach())
+
+
+def describe(batch: Batch) -> dict[str, float | None]:
+    """What a batch of rollouts looks like: rewards, lengths, ends; `None` where not known."""
+    if not len(batch):
+        return {}
+    found: dict[str, float | None] = {
+        "rows": len(batch), "length": float(batch.own.sum(1).float().mean())
+    }  # fmt: skip
+    for name, key in (("reward", "reward"), ("correct", "accuracy")):
+        values = batch.streams.get(name)
+        known = None if values is None else values[~values.isnan()]
+        found[key] = float(known.mean()) if known is not None and len(known) else None
+    if "reward" in batch.streams:
+        found["unscorable"] = float(batch.take("reward").isnan().float().mean())
+        found["spread"] = spread(batch)
+    if "finished" in batch.streams:
+        found["truncated"] = 1 - float(batch.take("finished").mean())
+    return found
+
+
+def fit(
+    training: Training,
+    on_step: Callable[[Batch, dict[str, Any]], None],
+    on_point: Callable[[float], None],
+) -> None:
+    """Run to the end. `on_point` is called with the fraction done at the start, at each of the
+    evenly spaced evaluation points as they are passed, and at the end.
+
+    Raises:
+        FloatingPointError: more updates in a row were skipped than the run allows.
+    """
+    run = training.run
+    points = [k / run.eval_points for k in range(run.eval_points + 1)] if run.eval_points else [1.0]
+    if training.step:
+        points = [point for point in points if point > training.fraction]
+    elif points[0] == 0.0:
+        on_point(points.pop(0))
+    while points:
+        batch, line = training.advance()
+        on_step(batch, line)
+        if training.skips >= run.max_skips:
+            raise FloatingPointError(
+                f"{training.skips} updates in a row had a loss or gradient that is not finite"
+            )
+        passed = [point for point in points if point <= training.fraction + 1e-9]
+        if passed:
+            points = points[len(passed) :]
+            on_point(passed[-1])
