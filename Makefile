@@ -9,14 +9,13 @@ demo: .venv/run
 	$(BIN)/autodidact compare opsd grpo sft rft --demo
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n 2 -m "not serial"
-	$(BIN)/python -m pytest -m serial
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 -q -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow"
 
 docs: .venv/dev
 	$(BIN)/python -m docs.build

@@ -6,7 +6,7 @@ minutes, four kinds of rows:
 - calculation: an expression of `tiny_calculation`, worked out with wrong steps at the rates of
   `SLIPS`. A wrong step changes an intermediate result, and later steps follow from it.
 - reread: the same, read after its reference solution. The model never learns a wrong step here,
-  so that it can use privileged information; half of these rows hold wrong steps all the same,
+  so that it can use privileged information; a quarter of these rows hold wrong steps all the same,
   without a label on the token that goes wrong: what to say after a slip is learned, too.
   A fifth of all work takes another correct form than the reference, so that copying is not the
   only skill.
@@ -19,8 +19,8 @@ No problem of `tiny_calculation()` or `reverse_text()`, neither train nor test, 
 from __future__ import annotations
 
 import argparse
-import json
 import math
+import platform
 import random
 import time
 from collections.abc import Iterator
@@ -28,7 +28,9 @@ from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
 
+import tokenizers
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     GenerationConfig,
@@ -42,16 +44,18 @@ from autodidact.tasks.arithmetic import Node, apply, parse, reduce
 from autodidact.tasks.random_calculation import equation, tiny_calculation
 from autodidact.tasks.reverse_text import reverse_text
 
-SLIPS = {"precedence": 0.35, "carry": 0.45, "table": 0.25, "sign": 0.20, "digit": 0.06}
+SLIPS = {"precedence": 0.4, "carry": 0.5, "table": 0.3, "sign": 0.25, "digit": 0.06}
 """Chance of each wrong step where it can happen (`slip`, `hasty`)."""
 OTHER_FORM = 0.2
 """Share of work whose sums and products are written with operands exchanged."""
-REREAD = 0.3
+REREAD = 0.4
 """Share of rows that are read after their solution."""
-UNLABELLED = 0.5
+UNLABELLED = 0.25
 """Share of reread calculations that hold wrong steps, without a label where they go wrong."""
 REVERSE = 0.15
 """Share of rows that are words to reverse."""
+SIZE, PIECES = 128, 4
+"""Rows of a step, and the pieces they are cut into by length, to save padding."""
 SPECIAL = ["<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 TEMPLATE = (
     "{% for message in messages %}"
@@ -165,7 +169,9 @@ def attempt(problem: Problem, rng: random.Random, slips: bool) -> tuple[str, lis
         lines = [equation(*step[:4]) + "\n" for step in (right, meant, given)]
         for true, taken in pairwise(lines):
             if true != taken:
-                wrong.append(len(text) + [a == b for a, b in zip(true, taken, strict=False)].index(False))
+                wrong.append(
+                    len(text) + [a == b for a, b in zip(true, taken, strict=False)].index(False)
+                )
         text += lines[-1]
     return text[:-1], wrong
 
@@ -223,8 +229,6 @@ def train(
     steps: int,
     lr: float,
     seed: int,
-    size: int = 128,
-    pieces: int = 4,
 ) -> None:
     """AdamW, warm-up and cosine. Right padding needs no attention mask under causal attention."""
     source = rows(seed)
@@ -236,9 +240,9 @@ def train(
     model.train()
     started, seen = time.time(), []
     for step in range(1, steps + 1):
-        batch = sorted(islice(source, size), key=lambda row: len(row[0][0]["content"] + row[1]))
-        piece = size // pieces
-        data = [tensors(batch[i : i + piece], words) for i in range(0, size, piece)]
+        batch = sorted(islice(source, SIZE), key=lambda row: len(row[0][0]["content"] + row[1]))
+        piece = SIZE // PIECES
+        data = [tensors(batch[i : i + piece], words) for i in range(0, SIZE, piece)]
         asked = sum((tensor["labels"] != -100).sum() for tensor in data)
         for tensor in data:
             loss = model(**tensor, num_items_in_batch=asked).loss
@@ -249,7 +253,7 @@ def train(
         schedule.step()
         optimizer.zero_grad()
         if step % 200 == 0 or step == steps:
-            mean = sum(seen) * pieces / len(seen)
+            mean = sum(seen) * PIECES / len(seen)
             print(f"step {step:5d}  loss {mean:.4f}  {time.time() - started:.0f} s", flush=True)
             seen.clear()
 
@@ -277,35 +281,130 @@ def write(
     return words.batch_decode(written, skip_special_tokens=True)
 
 
-def accuracy(model, words, task: Task, privileged: bool, sample: bool, repeat: int = 1) -> float:
-    """Share of right completions on the task's test problems."""
+def accuracy(
+    model: Qwen3ForCausalLM,
+    words: PreTrainedTokenizerFast,
+    task: Task,
+    privileged: bool = False,
+    sample: bool = True,
+    repeat: int = 1,
+) -> float:
+    """Share of right completions on the task's test problems, each asked `repeat` times."""
     problems = list(task.test) * repeat
     prompts = [(task.privileged if privileged else task.prompt)(p) for p in problems]
     texts = write(model, words, prompts, sample)
     return sum(map(task.correct, problems, texts)) / len(problems)
 
 
-def measure(model, words, seed: int) -> dict[str, float]:
-    """Accuracies on held-out problems."""
+def measure(model: Qwen3ForCausalLM, words: PreTrainedTokenizerFast, seed: int) -> dict[str, float]:
+    """Accuracies on held-out problems, sampled at temperature 1 (4 times each) and greedy."""
     torch.manual_seed(seed)
-    calculation, reverse = tiny_calculation(), reverse_text()
-    return {
-        "calculation, sampled": accuracy(model, words, calculation, False, True, 4),
-        "calculation, greedy": accuracy(model, words, calculation, False, False),
-        "calculation after its solution, sampled": accuracy(
-            model, words, calculation, True, True, 2
-        ),
-        "calculation after its solution, greedy": accuracy(model, words, calculation, True, False),
-        "reverse, sampled": accuracy(model, words, reverse, False, True, 2),
-        "reverse, greedy": accuracy(model, words, reverse, False, False),
-    }
+    results = {}
+    for task in (tiny_calculation(), reverse_text()):
+        for privileged in (False, True):
+            name = task.name + (", read after its solution" if privileged else "")
+            results[f"{name}, sampled"] = accuracy(model, words, task, privileged, True, 4)
+            results[f"{name}, greedy"] = accuracy(model, words, task, privileged, False)
+    return results
+
+
+def right_by_design(seed: int, count: int = 2000) -> float:
+    """Share of the worked calculations in the training data that end right."""
+    rng, task = random.Random(seed), tiny_calculation()
+    drawn = rng.choices(task.train, k=count)
+    return sum(task.correct(problem, attempt(problem, rng, True)[0]) for problem in drawn) / count
+
+
+def card(results: dict[str, float], options: argparse.Namespace, parameters: int) -> str:
+    """The model card, with what was measured."""
+    table = "\n".join(f"| {name} | {value:.3f} |" for name, value in results.items())
+    slips = ", ".join(f"{name} {rate}" for name, rate in SLIPS.items())
+    return CARD.format(
+        parameters=parameters,
+        table=table,
+        slips=slips,
+        right=right_by_design(options.seed),
+        seconds=options.seconds,
+        other=OTHER_FORM,
+        reread=REREAD,
+        unlabelled=UNLABELLED,
+        reverse=REVERSE,
+        steps=options.steps,
+        lr=options.lr,
+        seed=options.seed,
+        rows=options.steps * SIZE,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        tokenizers=tokenizers.__version__,
+    )
+
+
+CARD = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# A tiny model with something left to learn
+
+A Qwen3 of {parameters:,} parameters (3 layers, width 96, tied embeddings, float32, 4096 positions)
+that reads bytes. It is made for trying training methods on a processor in seconds, and for
+nothing else: it works out expressions such as `7+8*3` badly, although it can do better.
+
+## What it does
+
+| held-out problems | accuracy |
+|---|---|
+{table}
+
+Sampled at temperature 1 without truncation, 4 completions a problem; 500 problems of
+`tiny_calculation()`, 200 of `reverse_text()`. A completion is at most 40 tokens.
+
+    <|user|>7+8*3<|assistant|>8*3=24
+    7+24=31<|end|>
+
+The end token is `<|end|>`, padding is `<|pad|>`, there is no token of beginning. The privileged
+prompt puts `solution:` and the solution, each on a line of its own, after the question.
+
+## What it was trained on
+
+{rows:,} rows, all made by `recipes/tiny_base.py`, no text from anywhere else. Labels are on what
+the assistant writes. No problem of `tiny_calculation()` or `reverse_text()` (seed 0, train or
+test) is among them.
+
+- Calculations of 1 to 3 of `+-*` on integers to 20, worked out step by step **with wrong steps**,
+  at these chances wherever they can happen: {slips}. *Precedence*: the next sum
+  is taken before the product behind it. *Carry*: a ten is not carried or not borrowed. *Table*: a
+  product is off by one factor. *Sign*: a minus is lost. *Digit*: off by 1 or 2. Later steps follow
+  from the wrong result. {right:.0%} of these calculations end right.
+- The same after their reference solution, {reread:.0%} of all rows. The model never learns a wrong
+  step here. {unlabelled:.0%} of these rows hold wrong steps all the same, without a label on the
+  token that goes wrong: so it learns what to say after someone's slip.
+- {other:.0%} of all work exchanges the operands of sums and products, a correct form other than the
+  reference's.
+- {reverse:.0%} of all rows, plain and reread, reverse a word of 3 to 5 letters (`reverse:kdob`,
+  `bodk`), always right: a second skill, to measure forgetting by.
+
+## How to make it again
+
+    python recipes/tiny_base.py --out DIR --steps {steps} --lr {lr} --seed {seed}
+
+One thread, {seconds:.0f} s where it was made; {steps} steps of 128 rows, AdamW, cosine schedule.
+Python {python}, torch {torch}, transformers {transformers}, tokenizers {tokenizers}. Other
+versions and processors give slightly other weights.
+
+## Limits
+
+It knows nothing but the above. Large products are beyond it. Licence: Apache-2.0.
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -313,11 +412,15 @@ def main() -> None:
     words = tokenizer()
     model = network(words)
     print(f"{model.num_parameters():,} parameters")
+    started = time.time()
     train(model, words, options.steps, options.lr, options.seed)
+    options.seconds = time.time() - started
     results = measure(model, words, options.seed)
-    print(json.dumps(results, indent=2))
+    for name, share in results.items():
+        print(f"{share:.3f}  {name}")
     model.save_pretrained(options.out)
     words.save_pretrained(options.out)
+    (options.out / "README.md").write_text(card(results, options, model.num_parameters()))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ def write_lines(path: Path, rows: list[dict]) -> None:
 
 def call(kind: str, arms: list[str], seeds: list[int]) -> dict:
     found = [{"name": name, "arguments": {"n": 1 if name == "opsd" else 8}} for name in arms]
+    for arm in found:
+        matched = "the student_backward tokens of opsd with the same seed"
+        arm["budget"] = matched if arm["name"] == "sft" else None
     chosen = {"method": found[0]} if kind == "train" else {"arms": found}
     return {
         "kind": kind,
@@ -82,6 +85,7 @@ def evaluations(name: str, seed: int, problems: int, k: int, points: int) -> lis
         right = 1 / (1 + np.exp(-(math.log(mean / (1 - mean)) * 1.3 - hardness)))
         sampled = (generator.random((problems, k)) < right[:, None]).astype(int)
         greedy = (generator.random(problems) < np.clip(right + 0.05, 0, 1)).astype(int)
+        kept = (np.random.default_rng(11).random(80) < 0.9 + lost * grown).astype(int)
         majority = (sampled.mean(axis=1) > 0.45).astype(int)
         rows.append(
             {
@@ -92,16 +96,17 @@ def evaluations(name: str, seed: int, problems: int, k: int, points: int) -> lis
                 "metrics": {
                     "greedy": float(greedy.mean()),
                     "sampled": float(sampled.mean()),
-                    "pass@k": float(sampled.any(axis=1).mean()),
                     "majority": float(majority.mean()),
                     "length": 50 + (length - 50) * grown + generator.normal(0, 0.8),
                     "entropy": 0.45 * (1 - 0.5 * grown) + generator.normal(0, 0.008),
-                    "forgetting": 0.9 + lost * grown + generator.normal(0, 0.004),
+                    "truncated": max(0.0, 0.06 - 0.05 * grown),
+                    "forgetting": float(kept.mean()),
                 },
                 "problems": {
                     "greedy": greedy.tolist(),
                     "sampled": sampled.tolist(),
                     "majority": majority.tolist(),
+                    "forgetting": kept.tolist(),
                 },
             }
         )

@@ -26,7 +26,7 @@ def write(path: Path, records: list[dict]) -> Path:
 
 
 def fault(path: Path | str, **options) -> str:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         from_file(path, **options)
     return str(caught.value)
 
@@ -114,7 +114,8 @@ def test_columns_are_mapped(tmp_path):
     ):
         (problem,) = from_file(path, columns=columns, test=0).train
         assert essence([problem]) == [("1+1?", "Two: \\boxed{2}", "2")]
-        assert problem.meta["level"] == 3 and problem.meta["final"] == "2"
+        assert problem.meta["level"] == 3
+        assert problem.meta["final"] == "2"
 
 
 def test_solution_and_answer_may_be_missing(tmp_path):
@@ -123,7 +124,8 @@ def test_solution_and_answer_may_be_missing(tmp_path):
     )
     task = from_file(path, test=0)
     assert [(p.solution, p.answer) for p in task.train] == [(None, None)] * 2
-    assert task.correct is None and task.final is None
+    assert task.correct is None
+    assert task.final is None
     assert task.score(task.train, ["x", "y"]) == [None, None]
     with pytest.raises(ValueError, match=r"a\.jsonl:1: no solution"):
         task.privileged(task.train[0])
@@ -217,7 +219,8 @@ def test_held_out_problems_depend_on_their_text_and_the_seed_alone(tmp_path):
 def test_a_question_is_held_out_with_all_its_rows(tmp_path):
     records = [{"question": f"q{i % 10}", "answer": str(i)} for i in range(30)]
     task = from_file(write(tmp_path / "a.jsonl", records), test=3, duplicates="keep")
-    assert len(task.test) == 9 and len(task.train) == 21
+    assert len(task.test) == 9
+    assert len(task.train) == 21
     assert len({p.question for p in task.test}) == 3
     assert not {p.question for p in task.train} & {p.question for p in task.test}
 
@@ -230,7 +233,8 @@ def test_no_question_in_both_splits(tmp_path):
         assert message.startswith(f"{train}:2: this question is held out at {test}:2")
     with pytest.warns(UserWarning, match="1 bad rows skipped"):
         task = from_file(train, test_file=test, skip_bad_rows=True)
-    assert [p.question for p in task.train] == ["a"] and len(task.test) == 2
+    assert [p.question for p in task.train] == ["a"]
+    assert len(task.test) == 2
 
 
 @pytest.mark.parametrize(
@@ -343,7 +347,8 @@ def test_bad_rows_can_be_skipped(tmp_path):
     assert [p.question for p in task.train] == ["1+1?", "b"]
     lines = [json.loads(line) for line in rejected.read_text(encoding="utf-8").splitlines()]
     assert [line["at"] for line in lines] == [f"{path}:2", f"{path}:3", f"{path}:4"]
-    assert lines[1]["row"] == {"answer": "3"} and "no question" in lines[1]["reason"]
+    assert lines[1]["row"] == {"answer": "3"}
+    assert "no question" in lines[1]["reason"]
     path.write_bytes(b"{broken\n")
     with pytest.warns(UserWarning, match="1 bad rows"):
         assert "none of 1 rows can be used" in fault(path, skip_bad_rows=True)
@@ -365,8 +370,10 @@ def test_local_folders(tmp_path):
     ).save_to_disk(both)
     task = from_file(single, test=0.25)
     same = from_file(write(tmp_path / "a.jsonl", records), test=0.25)
-    assert essence(task.train) == essence(same.train) and essence(task.test) == essence(same.test)
-    assert task.name == "single" and task.train[0].meta["_at"].startswith(f"{single}: row ")
+    assert essence(task.train) == essence(same.train)
+    assert essence(task.test) == essence(same.test)
+    assert task.name == "single"
+    assert task.train[0].meta["_at"].startswith(f"{single}: row ")
     task = from_file(both)
     assert (len(task.train), len(task.test)) == (15, 5)
     assert task.test[0].meta["_at"] == f"{both}[test]: row 1"

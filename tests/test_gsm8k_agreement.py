@@ -5,8 +5,8 @@ and verification), each labelled `is_correct`. A disagreement has to be explaine
 after reading the completion, or the test fails; an explanation that explains nothing fails too.
 
 The completions of the two verification models all end in `A: integer`. Those of the fine-tuned
-models also end in decimals, in numbers with thousands commas (one of them right: `A: 3,000` for
-`3000`), in `A: -1.8 billion`, or are cut off before an answer; the label of the latter is "wrong",
+models also end in decimals, in numbers with thousands commas (one of them right: `A: 3,000` for `3000`;
+and once the reference has a comma: `A: 5,600`), in `A: -1.8 billion`, or are cut off before an answer; the label of the latter is "wrong",
 and the last number of the text, which we fall back to, is wrong in each of them as well.
 """
 
@@ -81,6 +81,7 @@ def test_the_comparison_can_fail(rows):
         for line, model, row in outputs
         if row[model]["is_correct"] != row[model]["solution"].endswith(f"A: {reference(row)}")
     ]
-    assert len(by_text) == 1
+    assert by_text == [(250, "6b_verification"), (420, "175b_finetuning")]  # 5,600 and 3,000
     unstated = [row[model] for _, model, row in outputs if stated(row[model]["solution"]) is None]
-    assert len(unstated) == 6 and not any(output["is_correct"] for output in unstated)
+    assert len(unstated) == 6
+    assert not any(output["is_correct"] for output in unstated)

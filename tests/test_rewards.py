@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import sys
 
 import pytest
 
@@ -17,7 +19,7 @@ PROBLEMS = [
 ]
 COMPLETIONS = ["It is 2.", "It is 5.", ""]
 
-SOURCE = '''
+SOURCE = """
 import asyncio
 from helper_beside import bonus
 
@@ -36,16 +38,20 @@ def level(completions, level):
 def length(completions):
     return [bonus(c) for c in completions]
 
-async def slow(prompts, completions, **columns):
-    waiting.append("slow")
-    while len(waiting) < 2:
+async def meet(name):
+    waiting.append(name)
+    for _ in range(10_000):
+        if len(waiting) == 2:
+            return
         await asyncio.sleep(0)
+    raise TimeoutError("the other function was not started")
+
+async def slow(prompts, completions, **columns):
+    await meet("slow")
     return [0.5] * len(completions)
 
 async def other(prompts, completions, **columns):
-    waiting.append("other")
-    while len(waiting) < 2:
-        await asyncio.sleep(0)
+    await meet("other")
     return [None, 0.25, 0.25]
 
 class Judge:
@@ -107,13 +113,13 @@ def positional(prompts, /, completions):
     return [0.0]
 
 CONSTANT = 3
-'''
+"""
 
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    monkeypatch.setattr("sys.path", [*sys.path])
     (tmp_path / "helper_beside.py").write_text("def bonus(text):\n    return len(text) / 10\n")
     (tmp_path / "mine.py").write_text(SOURCE)
     return "mine.py"
@@ -124,7 +130,7 @@ def score(spec, **options):
 
 
 def fault(spec, **options) -> str:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         score(spec, **options)
     return str(caught.value)
 
@@ -138,6 +144,14 @@ def test_functions_by_path(file, tmp_path):
     assert user_reward("mine.py:right")([], []) == []
 
 
+def test_a_file_is_one_module_until_it_changes(file, tmp_path):
+    first, second = (user_reward("mine.py:right,mine.py:length").terms[i].function for i in (0, 1))
+    assert first.__globals__ is second.__globals__
+    (tmp_path / "mine.py").write_text("def right(completions):\n    return [7] * len(completions)")
+    os.utime(tmp_path / "mine.py", ns=(1, 1))
+    assert score("mine.py:right") == [7.0, 7.0, 7.0]
+
+
 def test_arguments(file):
     reward = user_reward("mine.py:everything")
     reward(PROBLEMS, COMPLETIONS)
@@ -148,7 +162,8 @@ def test_arguments(file):
     assert seen["solution"] == ["Two.", "Four.", None]
     assert seen["answer"] == ["2", "4", "6"]
     assert seen["level"] == [1, 2, None]
-    assert "_at" not in seen and seen["trainer_state"] is None
+    assert "_at" not in seen
+    assert seen["trainer_state"] is None
 
     def prompt(problem):
         return [
@@ -169,7 +184,8 @@ def test_arguments(file):
 def test_form_is_an_option(file):
     assert score("mine.py:untyped_messages", form="messages") == [8.0, 8.0, 0.0]
     message = fault("mine.py:untyped_messages")
-    assert "mine.py:untyped_messages raised TypeError" in message and "form='messages'" in message
+    assert "mine.py:untyped_messages raised TypeError" in message
+    assert "form='messages'" in message
     assert "did you mean 'messages'" in fault("mine.py:right", form="message")
 
 
@@ -180,15 +196,18 @@ def test_weights(file):
 
 
 def test_async_functions_run_at_once(file):
-    """Each waits for the other to have started: one after the other they would wait for ever."""
-    got = asyncio.run(_within(20, "mine.py:slow=2,mine.py:other=4,mine.py:right"))
-    assert got == [2.0, 2.0, 2.0]
+    """Each waits until the other has started."""
+    assert score("mine.py:slow=2,mine.py:other=4,mine.py:right") == [2.0, 2.0, 2.0]
     assert score("mine.py:judge") == [2.0, 2.0, 2.0]
 
 
-async def _within(seconds, spec):
-    """Also from inside a running event loop, as in a notebook."""
-    return await asyncio.wait_for(asyncio.to_thread(score, spec), seconds)
+def test_async_functions_inside_a_running_loop(file):
+    """As in a notebook."""
+
+    async def cell():
+        return score("mine.py:judge")
+
+    assert asyncio.run(cell()) == [2.0, 2.0, 2.0]
 
 
 def test_async_functions_keep_one_loop(file):
@@ -212,13 +231,15 @@ def test_unscorable_completions_are_counted(file):
 def test_logging(file):
     reward = user_reward("mine.py:logs")
     assert reward(PROBLEMS, COMPLETIONS) == [0.0, 0.0, 0.0]
-    assert reward.metrics == {"mean": 3.0} and reward.extra == {"first": ["I", "I", ""]}
+    assert reward.metrics == {"mean": 3.0}
+    assert reward.extra == {"first": ["I", "I", ""]}
 
 
 def test_arrays_and_scalars_are_numbers(file):
     assert score("mine.py:arrays") == [0.0, 1.0, 2.0]
     values = score("mine.py:scalars")
-    assert values == [0.5, 1.0, 1.0] and all(type(value) is float for value in values)
+    assert values == [0.5, 1.0, 1.0]
+    assert all(type(value) is float for value in values)
 
 
 @pytest.mark.parametrize(
@@ -237,9 +258,15 @@ def test_arrays_and_scalars_are_numbers(file):
         ("mine.py:rigth", "did you mean 'right'?"),
         ("mine.py:CONSTANT", "mine.py has no function 'CONSTANT'"),
         ("nothing.py:f", "nothing.py: no such file"),
-        ("no_such_module_at_all:f", "no_such_module_at_all cannot be imported: ModuleNotFoundError"),
+        (
+            "no_such_module_at_all:f",
+            "no_such_module_at_all cannot be imported: ModuleNotFoundError",
+        ),
         ("broken.py:f", "broken.py cannot be imported: SyntaxError"),
-        ("raising.py:f", "raising.py cannot be imported: ZeroDivisionError: division by zero (rais"),
+        (
+            "raising.py:f",
+            "raising.py cannot be imported: ZeroDivisionError: division by zero (rais",
+        ),
         ("mine.py:right=much", "weight 'much' in reward 'mine.py:right=much'; allowed: a finite"),
         ("mine.py:right=nan", "weight 'nan'"),
         ("mine.py", "'mine.py' is no import path; allowed: package.module:function"),

@@ -82,7 +82,8 @@ def test_stated(completion, expected):
     ],
 )
 def test_the_last_number_is_the_last_resort(completion, expected):
-    assert stated(completion) is None and answer(completion) == expected
+    assert stated(completion) is None
+    assert answer(completion) == expected
 
 
 # Normalising
@@ -151,7 +152,7 @@ def test_the_last_number_is_the_last_resort(completion, expected):
 )
 def test_number(text, expected):
     if expected is None:
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"."):
             number(text)
     else:
         assert number(text) == expected
@@ -179,7 +180,8 @@ def test_equal_answers_are_equal_strings():
     same = ["18", "18.0", "$18", "18 eggs", "\\boxed{18}", "A: 18.", "36/2 = 18"]
     assert {final(text) for text in same} == {"18"}
     assert {final(text) for text in ("0.5", "\\boxed{\\frac12}", "A: 1/2")} == {"1/2"}
-    assert normalise("leftover") == "leftover" and normalise("X") != normalise("x")
+    assert normalise("leftover") == "leftover"
+    assert normalise("X") != normalise("x")
 
 
 def test_gold():
@@ -196,7 +198,8 @@ def test_numeric():
     assert numeric(problem("so 18\n#### 18"), "\\boxed{18}")
     assert numeric(problem("1/3"), "\\boxed{\\frac{1}{3}}")
     assert not numeric(problem("1/3"), "\\boxed{0.333333333}")
-    assert not numeric(problem("18"), "\\boxed{19}") and not numeric(problem("18"), "")
+    assert not numeric(problem("18"), "\\boxed{19}")
+    assert not numeric(problem("18"), "")
     assert numeric(problem("36/2"), "18")  # a reference may be a calculation, an answer may not
     assert not numeric(problem("14"), "\\boxed{2*(3+4)}")
     assert not numeric(problem("18"), "\\boxed{36/2}")
@@ -208,8 +211,10 @@ def test_numeric():
 
 
 def test_exact():
-    assert exact(problem("cba"), "cba") and exact(problem("cba"), "The answer is cba.")
-    assert not exact(problem("cba"), "CBA") and not exact(problem("18"), "18.0")
+    assert exact(problem("cba"), "cba")
+    assert exact(problem("cba"), "The answer is cba.")
+    assert not exact(problem("cba"), "CBA")
+    assert not exact(problem("18"), "18.0")
     assert exact(problem("New York"), "\\boxed{\\text{New York}}")
     assert VERIFIERS["exact"].final(" cba\n") == "cba"
 
@@ -229,7 +234,11 @@ def test_exact():
         ("[0, 1)", "[0,1]", False),
         ("50\\%", "0.5", True),
         ("x = 5", "5", True),
-        ("\\begin{pmatrix} -2 \\\\ 1 \\end{pmatrix}", "\\begin{pmatrix}-2\\\\1\\end{pmatrix}", True),
+        (
+            "\\begin{pmatrix} -2 \\\\ 1 \\end{pmatrix}",
+            "\\begin{pmatrix}-2\\\\1\\end{pmatrix}",
+            True,
+        ),
         ("2k+2", "2(k+1)", True),
         ("5", "\\text{five}", False),
     ],
@@ -255,7 +264,8 @@ def test_mathematics_agrees_with_trl_on_real_outputs():
         if a != b
     ]
     print(f"{len(rows)} completions, {sum(ours)} right, different: {different}")
-    assert len(rows) == 79 and sum(ours) == 29
+    assert len(rows) == 78
+    assert sum(ours) == 29
     assert different == []
 
 
@@ -263,7 +273,9 @@ def test_mathematics_works_in_threads():
     found = []
 
     def work(shift):
-        found.extend(mathematics(problem(f"x+{i}"), f"\\boxed{{{i}+x}}") for i in range(shift, 40, 4))
+        found.extend(
+            mathematics(problem(f"x+{i}"), f"\\boxed{{{i}+x}}") for i in range(shift, 40, 4)
+        )
 
     threads = [threading.Thread(target=work, args=(shift,)) for shift in range(4)]
     for thread in threads:
@@ -369,7 +381,8 @@ def test_verify_grades_a_file(tmp_path):
         {"question": "c", "completion": "It is $18.", "answer": "18"},
     ]
     grades = verify(write(tmp_path / "a.jsonl", *rows), "gsm8k")
-    assert grades.correct == (True, False, False, True) and grades.accuracy == 0.5
+    assert grades.correct == (True, False, False, True)
+    assert grades.accuracy == 0.5
     grades.write(tmp_path / "out.jsonl")
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert written == [{**r, "correct": c} for r, c in zip(rows, grades.correct, strict=True)]
@@ -399,14 +412,17 @@ def test_verify_knows_the_tasks(tmp_path, task, completion, truth):
         ({"question": "a", "complétion": "x", "answer": "1"}, ":2: no 'completion'; columns of"),
         ({"question": "a", "completion": "x"}, ":2: no 'answer'; columns of this row"),
         ({"question": "a", "completion": "x", "answer": None}, ":2: no 'answer'"),
-        ({"question": "a", "completion": ["x"], "answer": "1"}, ":2: column 'completion' holds a l"),
+        (
+            {"question": "a", "completion": ["x"], "answer": "1"},
+            ":2: column 'completion' holds a l",
+        ),
         ({"question": "a", "completion": "x", "answer": "abc"}, ":2: "),
     ],
 )
 def test_verify_names_file_and_line(tmp_path, row, expected):
     good = {"question": "a", "completion": "1", "answer": "1"}
     path = write(tmp_path / "a.jsonl", good, row)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         verify(path, "gsm8k")
     assert str(caught.value).startswith(f"{path}{expected}")
 

@@ -6,82 +6,28 @@ amount of one ledger column and is looked at on the same held-out problems at th
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from autodidact import calls
-from autodidact.calls import Call
+from autodidact.arms import Arm, arms_of
 from autodidact.run import (
     Directory,
-    Run,
     describe_machine,
     describe_versions,
     git_revision,
 )
-from autodidact.session import Spec, execute
+from autodidact.session import execute
+from autodidact.spec import Spec, make_task
 
 FALLBACK = "student_backward"
 """The column an arm is measured in that spends nothing of the budget's column."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One method of a comparison.
-
-    Attributes:
-        name: its place in tables and its folder; unique.
-        spec: how it is run, but for the seed.
-        draws: whether it spends generated tokens at all.
-    """
-
-    name: str
-    spec: Spec
-    draws: bool
-
-
-def arms_of(texts: Sequence[str], common: Spec, shared: Mapping[str, Any]) -> list[Arm]:
-    """Arms from texts such as `grpo` or `opsd(divergence=reverse, lr=1e-4)`.
-
-    Options of the method's signature go to the method, fields of `Run` to the run of that arm.
-
-    Args:
-        shared: options for every method that has them, such as `length`.
-
-    Raises:
-        ValueError: an unknown method or option, or the same arm twice.
-    """
-    run_fields = {field.name for field in fields(Run)}
-    arms: list[Arm] = []
-    for text in texts:
-        call = calls.parse(text)
-        factory = calls.method(call.name)
-        own = {k: v for k, v in call.arguments.items() if k not in run_fields or _has(factory, k)}
-        of_run = {key: value for key, value in call.arguments.items() if key not in own}
-        calls.bind(factory, Call(call.name, own))
-        given = {key: value for key, value in shared.items() if _has(factory, key)}
-        whole = Call(call.name, {**given, **own})
-        made = factory(**whole.arguments)
-        run = replace(common.run, **of_run)
-        made.rollout.problems(run.rows)
-        name = re.sub(r"[^A-Za-z0-9.]+", "-", str(call)).strip("-")
-        if name in (arm.name for arm in arms):
-            raise ValueError(f"the arm {text!r} is there twice")
-        spec = replace(common, method=whole, run=run)
-        arms.append(Arm(name, spec, made.rollout.draws))
-    return arms
-
-
-def _has(factory: Callable[..., Any], name: str) -> bool:
-    import inspect
-
-    return name in inspect.signature(factory).parameters
 
 
 def compare(
@@ -202,7 +148,6 @@ def _check(arms: Sequence[Arm]) -> int:
     from autodidact import preflight
     from autodidact.model import load
     from autodidact.models import Models
-    from autodidact.session import make_task
 
     spec = arms[0].spec
     task = make_task(spec)

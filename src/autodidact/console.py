@@ -45,9 +45,13 @@ class Console(Watcher):
             self.terminal.print(rendered(examples))
         if self.terminal.is_terminal:
             self.bar = Progress(
-                BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.fields[say]}"),
-                TimeRemainingColumn(), console=self.terminal, transient=True,
-            )  # fmt: skip
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TextColumn("{task.fields[say]}"),
+                TimeRemainingColumn(),
+                console=self.terminal,
+                transient=True,
+            )
             self.task = self.bar.add_task("", total=1.0, say="")
             self.bar.start()
 

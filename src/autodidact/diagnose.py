@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 WINDOW = 5
-"""Steps that must agree before something is said."""
+"""Steps in a row that must agree before something is said."""
+ZERO = 1e-7
+"""A mean signal below this is rounding."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,16 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Rule:
-    """Speaks when `holds` is true of each of the last steps whose line has all of `keys`."""
+    """Speaks when `holds` is true of `window` steps in a row whose lines have all of `keys`."""
 
     keys: tuple[str, ...]
     holds: Callable[[Mapping[str, Any]], bool]
     diagnosis: Diagnosis
+    window: int = WINDOW
 
 
-def _rule(level, keys, holds, what, why, remedy) -> Rule:
-    return Rule(keys, holds, Diagnosis(level, what, why, remedy))
+def _rule(level, keys, holds, what, why, remedy, window=WINDOW) -> Rule:
+    return Rule(keys, holds, Diagnosis(level, what, why, remedy), window)
 
 
 RULES = (
@@ -54,18 +57,23 @@ RULES = (
         "Raise length.",
     ),
     _rule(
-        "error", ("spread", "method_needs_spread"),
-        lambda x: x["method_needs_spread"] and x["spread"] == 0,
+        "error", ("spread", "signal"), lambda x: x["spread"] == 0 and x["signal"] < ZERO,
         "Within every group all rewards were equal",
         "A group without spread has advantage zero: nothing is learned.",
         "Take problems of other difficulty, raise n or the temperature, or use a smoother reward.",
     ),
     _rule(
-        "error", ("signal",), lambda x: x["signal"] < 1e-7,
+        "error", ("tv",), lambda x: x["tv"] < ZERO,
+        "The teacher said exactly what the student said",
+        "The divergence between equal laws is zero, and so is its gradient.",
+        "Give the teacher something the student does not read: a solution, a hint, other weights.",
+    ),
+    _rule(
+        "error", ("signal",),
+        lambda x: x["signal"] < ZERO and x.get("spread") != 0 and x.get("tv", 1) >= ZERO,
         "The signal was zero at every token",
-        "The teacher says exactly what the student says, or every advantage is zero.",
-        "Check that the teacher reads something the student does not (a solution, a hint), and "
-        "that rewards differ within groups.",
+        "Whatever the method tells a token, it told nothing.",
+        "Look at samples.jsonl and at the token view: is there anything to learn from?",
     ),
     _rule(
         "error", ("empty",), lambda x: x["empty"] == 1,
@@ -95,20 +103,26 @@ RULES = (
         "error", ("skipped",), lambda x: x["skipped"] == 1,
         "Loss or gradient was not finite, and the update was skipped",
         "The weights were left as they were.",
-        "Lower the learning rate; look for extreme rewards and for rows of padding only.",
+        "Lower the learning rate; look for extreme rewards.", 1,
     ),
 )  # fmt: skip
 
 
-def diagnose(lines: Iterable[Mapping[str, Any]], run: Mapping[str, Any]) -> list[Diagnosis]:
-    """What a run's `metrics.jsonl` lines and `run.json` say is wrong, each thing once."""
+def diagnose(
+    lines: Iterable[Mapping[str, Any]], run: Mapping[str, Any], finished: bool = True
+) -> list[Diagnosis]:
+    """What a run's `metrics.jsonl` lines and `run.json` say is wrong, each thing once.
+
+    A rule needs its window of steps; a finished run that is shorter needs all of its steps.
+    """
     found = at_start(run)
     steps = [line for line in lines if line.get("kind") == "step"]
     for rule in RULES:
         known = [line for line in steps if all(line.get(key) is not None for key in rule.keys)]
-        at = _first(rule, known)
+        window = min(rule.window, len(known)) if finished else rule.window
+        at = _first(rule, known, window)
         if at is not None:
-            found.append(Diagnosis(**{**rule.diagnosis.describe(), "step": at}))
+            found.append(replace(rule.diagnosis, step=at))
     return found
 
 
@@ -123,7 +137,7 @@ def at_start(run: Mapping[str, Any]) -> list[Diagnosis]:
                 "Code that finds padding by its id then drops the end token. Here padding is a "
                 "mask, so training is right; other tools may not be.",
                 "Give the tokenizer a padding token of its own before you publish the model.",
-            )  # fmt: skip
+            )
         )
     if model.get("template") is False:
         found.append(
@@ -132,19 +146,16 @@ def at_start(run: Mapping[str, Any]) -> list[Diagnosis]:
                 "The tokenizer has no chat template",
                 "Prompts are the plain text of the question, a line each.",
                 "Use an instruction-tuned model, or give the tokenizer a template.",
-            )  # fmt: skip
+            )
         )
     return found
 
 
-def _first(rule: Rule, lines: Sequence[Mapping[str, Any]]) -> int | None:
-    """The first step of the first `WINDOW` steps in a row that the rule holds for.
-
-    A run shorter than that counts when it holds throughout.
-    """
+def _first(rule: Rule, lines: Sequence[Mapping[str, Any]], window: int) -> int | None:
+    """The step at which the first streak of `window` lines begins that the rule holds for."""
     streak = 0
     for place, line in enumerate(lines):
         streak = streak + 1 if rule.holds(line) else 0
-        if streak == min(WINDOW, len(lines)):
+        if streak == window:
             return lines[place - streak + 1]["step"]
     return None

@@ -53,7 +53,7 @@ class Ledger:
     @classmethod
     def of(cls, counts: dict[str, float]) -> Ledger:
         """The ledger that `counts()` described."""
-        return cls(**{field.name: counts[field.name] for field in fields(cls)})
+        return cls(**{field.name: counts[field.name] for field in fields(cls)})  # type: ignore[arg-type]
 
 
 COLUMNS = (*(field.name for field in fields(Ledger)), "total")

@@ -65,9 +65,8 @@ def _problem(models: Models, batch: Batch, row: int, columns: dict[str, Any]) ->
     )
     tokens = []
     for column in batch.own[row].nonzero().squeeze(1).tolist():
-        token: dict[str, Any] = {
-            "text": models.policy.tokenizer.decode([int(batch.ids[row, column])])
-        }
+        text = models.policy.tokenizer.decode([int(batch.ids[row, column])])
+        token: dict[str, Any] = {"text": text, "teacher_logp": None, "teacher": None}
         for name, value in columns.items():
             if isinstance(value, tuple):
                 token[name] = _words(models, value[0][row, column], value[1][row, column])

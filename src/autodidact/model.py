@@ -176,7 +176,7 @@ def load(
     stored = torch.bfloat16 if half and lora else torch.float32
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             place, dtype=stored, trust_remote_code=trust_remote_code, use_safetensors=True
         )
     except OSError as error:
@@ -228,7 +228,7 @@ def effective_weights(model: Any) -> dict[str, Float[torch.Tensor, "..."]]:
 
     base, weights = model.get_base_model(), {}
     merged = {
-        name: layer.get_delta_weight(adapter)
+        name: layer.get_delta_weight(adapter)  # type: ignore[attr-defined]
         for name, layer in base.named_modules()
         if isinstance(layer, LoraLayer)
         for adapter in layer.active_adapters

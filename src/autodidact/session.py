@@ -4,64 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from autodidact import calls
-from autodidact.calls import Call
-from autodidact.run import (
-    Directory,
-    Run,
-    describe_machine,
-    describe_versions,
-    git_revision,
-)
+from autodidact.run import Directory, describe_machine, describe_versions, git_revision
+from autodidact.spec import Spec, make_task
 
 SHOWN = 8
 """Completions of a step written to samples.jsonl."""
 VIEWED = 6
 """Held-out problems of the token view."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """Everything that determines a run, as plain values: what `run.json` holds.
-
-    Attributes:
-        method, task: calls by name. untouched: a task to measure forgetting on.
-        model: hub name, folder or "tiny". precision, lora, lora_alpha, thinking, device,
-            trust_remote_code: see `model.load`.
-        rewards: import paths of user rewards, see `tasks.rewards`.
-        track: names of trackers.
-    """
-
-    method: Call
-    task: Call
-    run: Run = field(default_factory=Run)
-    model: str = "tiny"
-    precision: str = "fp32"
-    lora: int = 0
-    lora_alpha: int | None = None
-    thinking: bool | None = None
-    device: str | None = None
-    trust_remote_code: bool = False
-    untouched: Call | None = None
-    rewards: str | None = None
-    track: tuple[str, ...] = ()
-
-    def describe(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Spec:
-        """The spec that `describe()` described."""
-        found = dict(values)
-        for name in ("method", "task", "untouched"):
-            if found.get(name) is not None:
-                found[name] = Call(**found[name])
-        return cls(**{**found, "run": Run(**found["run"]), "track": tuple(found["track"])})
 
 
 class Watcher:
@@ -72,16 +27,6 @@ class Watcher:
     def point(self, line: Mapping[str, Any]) -> None: ...
     def diagnosis(self, found: Any) -> None: ...
     def end(self, directory: Directory) -> None: ...
-
-
-def make_task(spec: Spec) -> Any:
-    """The task of a spec, with the user's rewards in place of its own where given."""
-    task = calls.make(calls.task, spec.task)
-    if spec.rewards is None:
-        return task
-    from autodidact.tasks.rewards import user_reward
-
-    return replace(task, reward=user_reward(spec.rewards))
 
 
 def execute(
@@ -183,6 +128,7 @@ class _Session:
             checkpoint.restore_weights(self.training, self.checkpoints / self.best[1])
             self._evaluate(1.0, checkpoint=self.best[1])
         self._view()
+        self._diagnose(finished=True)
         self.call["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
         self.directory.write("run.json", self.call)
         self.watcher.end(self.directory)
@@ -190,7 +136,6 @@ class _Session:
     def _step(self, batch: Any, line: dict[str, Any]) -> None:
         from autodidact import checkpoint
 
-        line["method_needs_spread"] = self.training.method.signal_name == "advantage"
         self._write(line)
         self._samples(batch, line["step"])
         self.watcher.step(line, self.training.fraction)
@@ -207,6 +152,7 @@ class _Session:
     def _evaluate(self, fraction: float, **extra: Any) -> None:
         from autodidact import checkpoint
 
+        assert self.evaluation is not None
         models = self.training.models
         line = {
             "kind": "eval", "step": self.training.step, "fraction": fraction,
@@ -248,10 +194,10 @@ class _Session:
                 },
             )  # fmt: skip
 
-    def _diagnose(self) -> None:
+    def _diagnose(self, finished: bool = False) -> None:
         from autodidact.diagnose import diagnose
 
-        found = diagnose(self.lines, self.call)
+        found = diagnose(self.lines, self.call, finished)
         for each in found:
             if each.what not in self.said:
                 self.said.add(each.what)

@@ -27,7 +27,7 @@ def problems_at(problems: Sequence[Problem], position: int, count: int, seed: in
     Every pass over the problems is a new permutation, and depends on the seed and the number of
     the pass only, so that arms of any step size walk the same order.
     """
-    found = []
+    found: list[Problem] = []
     while len(found) < count:
         turn, offset = divmod(position, len(problems))
         order = list(range(len(problems)))

@@ -57,6 +57,7 @@ def side_effects(summary: Summary, hues: Mapping[str, int]) -> str:
         "length": "length of a completion, tokens",
         "entropy": "entropy of the next token, nats",
         "forgetting": "untouched task, accuracy",
+        "truncated": "completions cut at the length limit",
     }
     figures = []
     for name, caption in names.items():

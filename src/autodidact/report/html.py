@@ -8,7 +8,7 @@ from typing import Any
 
 from autodidact.report import words
 from autodidact.report.charts import HUES
-from autodidact.report.summary import BUDGETS, METRICS
+from autodidact.report.summary import TABLE
 
 Summary = Mapping[str, Any]
 
@@ -73,7 +73,7 @@ def whisker(
     low, high = span
 
     def at(value: float) -> str:
-        return f"{6 + 120 * (value - low) / (high - low):.1f}"
+        return f"{6 + 96 * (value - low) / (high - low):.1f}"
 
     tick = ""
     if base:
@@ -84,8 +84,8 @@ def whisker(
     ends, colour = (at(found["low"]), at(found["high"])), "var(--hue, var(--muted))"
     kind = "" if hue is None else f" h{hue % HUES}"
     return (
-        f'<td><svg class="whisker{kind}" viewBox="0 0 132 16" aria-hidden="true">'
-        f'<line x1="0" x2="132" y1="8" y2="8" stroke="var(--rule)"/>{tick}'
+        f'<td><svg class="whisker{kind}" viewBox="0 0 108 16" aria-hidden="true">'
+        f'<line x1="0" x2="108" y1="8" y2="8" stroke="var(--rule)"/>{tick}'
         f'<line x1="{ends[0]}" x2="{ends[1]}" y1="8" y2="8" stroke="{colour}" '
         f'stroke-width="2.5" stroke-linecap="round"/>'
         f'<circle cx="{at(found["value"])}" cy="8" r="4.2" fill="{colour}"/></svg></td>'
@@ -95,7 +95,7 @@ def whisker(
 def results(summary: Summary, hues: Mapping[str, int]) -> str:
     """Final metrics of the base model and of every arm."""
     metric, samples = summary["metric"], summary["samples"]
-    shown = [name for name in METRICS if any(arm["final"][name] for arm in summary["arms"])]
+    shown = [name for name in TABLE if any(arm["final"][name] for arm in summary["arms"])]
     rows = [(arm["name"], hues[arm["name"]], arm["final"], arm["gain"]) for arm in summary["arms"]]
     if base := summary["base"]:
         rows.insert(0, ("base model", None, base, {}))
@@ -140,9 +140,8 @@ def differences(summary: Summary, hues: Mapping[str, int]) -> str:
 
 def reaches(summary: Summary, hues: Mapping[str, int]) -> str:
     """What each arm had spent when it reached the target, and how many times less that is."""
-    budget, reference = summary["budget"]["column"], summary["reference"]
-    columns = [name for name in BUDGETS if any(name in arm["reach"] for arm in summary["arms"])]
-    columns.sort(key=lambda name: name != budget)
+    reference = summary["reference"]
+    columns = list(dict.fromkeys(name for arm in summary["arms"] for name in arm["reach"]))
     body = []
     for arm in summary["arms"]:
         cells = []

@@ -21,12 +21,13 @@ MARKS = {
 }
 SIGNALS = {
     "divergence": "how far the teacher, who reads the solution, is from the student at that token",
-    "advantage": "by how much the whole completion is pushed up or down",
+    "advantage": "by how much the completion is pushed up or down",
+    "negative log-likelihood": "how much the token surprises the student who is to learn it",
 }
 USE = (
-    "Each token of the student's own completion is coloured by the signal it received; the strip "
-    "below repeats it as heights, on a straight scale. Point at a token, tap it, or move with the "
-    "arrow keys to see what student and teacher would have written there."
+    "Each token that an arm learns from is coloured by the signal it received; the strip below "
+    "repeats it as heights, on a straight scale. Point at a token, tap it, or move with the arrow "
+    "keys to see what student and teacher would have written there."
 )
 FRAME = """
 <noscript><p class="note">This view needs JavaScript; it is part of this file and loads nothing.</p>
@@ -60,6 +61,10 @@ def how(summary: Mapping[str, Any]) -> str:
     many = len(summary["arms"]) > 1
     said += "; several are looked at, and no correction is made for that. " if many else ". "
     said += "With few seeds an interval is too narrow where seeds differ much."
+    if summary["checkpoint"] != "last":
+        said += f" Checkpoint rule: {summary['checkpoint']} on validation."
+    for name, budget in summary["matched"].items():
+        said += f" {name} spends no {words.column(summary['budget']['column'])}: its budget is {budget}."
     return said + (
         f" Not evaluated yet: {', '.join(summary['waiting'])}." if summary["waiting"] else ""
     )
@@ -78,8 +83,8 @@ def reach(summary: Mapping[str, Any], hues: Mapping[str, int]) -> str:
     if len(summary["arms"]) > 1:
         said += (
             f" Below it, what {summary['reference']} had spent divided by what the arm had: above "
-            "1 the arm needed less; bold if the interval excludes 1. An end that is not reached lies "
-            "beyond the budget of the run."
+            "1 the arm needed less; bold if the interval excludes 1. An end that is not reached "
+            "lies beyond the budget of the run."
         )
     return note(said) + html.reaches(summary, hues)
 
@@ -106,7 +111,7 @@ def facts(record: Record, summary: Mapping[str, Any]) -> str:
 def diagnosis(found: Mapping[str, Any]) -> str:
     """One thing that was wrong with the run, with its remedy."""
     place = [found["where"]] if found["where"] else []
-    place += [f"step {found['step']}"] if found["step"] is not None else []
+    place += [f"first at step {found['step']}"] if found["step"] is not None else []
     where = f' <span class="quiet">{text(", ".join(place))}</span>' if place else ""
     head = f"<strong>{text(found['what'])}{where}</strong>"
     return (
@@ -121,10 +126,10 @@ def token_view(record: Record) -> tuple[str, str]:
     if not found:
         return "", ""
     data, notes = tokens.encode(found)
-    kinds = dict.fromkeys(one["signal"] for _, _, one in found)
-    said = "; ".join(f"{kind}: {SIGNALS.get(kind, 'as the method defines it')}" for kind in kinds)
-    said = f"{said[:1].upper()}{said[1:]}. {USE} {' '.join(notes)}"
-    return note(said) + FRAME, CARRIER.format(data=data)
+    signals = " ".join(dict.fromkeys(one["signal"] for _, _, one in found))
+    told = [f"{name}: {meaning}" for name, meaning in SIGNALS.items() if name in signals]
+    said = f"{'; '.join(told).capitalize()}. " if told else ""
+    return note(f"{said}{USE} {' '.join(notes)}") + FRAME, CARRIER.format(data=data)
 
 
 def samples(record: Record) -> str:

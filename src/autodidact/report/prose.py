@@ -28,15 +28,21 @@ def reading(summary: Summary) -> str:
     final = best["final"][metric]
     how = {
         "sampled": f"mean of {samples} samples",
-        "pass@k": f"at least one of {samples} samples",
+        "pass@k": f"pass@{words.half(samples)} of {samples} samples",
         "majority": f"majority of {samples} samples",
         "greedy": "greedy",
     }[metric]
     column = summary["budget"]["column"]
     ends = words.between(metric, final)
     within = f"; {summary['level']:.0%} interval {ends}" if ends else ""
+    spent = words.amount(column, summary["budget"]["amount"])
+    if not best["ledger"].get(column):
+        other = "student_backward"
+        spent = (
+            f"{words.amount(other, best['ledger'][other])} (it spends no {words.column(column)})"
+        )
     text = (
-        f"After {words.amount(column, summary['budget']['amount'])}, "
+        f"After {spent}, "
         f"{best['name']} answers {words.number(metric, final['value'])}% of "
         f"{words.count(summary['problems'], 'held-out problem')} right "
         f"({how}{within}). "

@@ -6,7 +6,7 @@ A `train` run is read as one arm with one seed, so that whatever follows knows a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class Record:
         call: the contents of `run.json`.
         arms: what was trained; one arm for a `train` run.
         diagnoses: what was wrong with the run; each has `level`, `what`, `why`, `remedy`, `step`
-            and, in a comparison, `where` (arm and seed).
+            and `where`: the arms and seeds of a comparison that it was said of.
     """
 
     folder: Path
@@ -69,21 +69,16 @@ def read(directory: Path) -> Record:
         raise ValueError(f"{folder} is not a run directory: it has no run.json")
     call = document(folder / "run.json")
     kind = choose(f"{folder / 'run.json'}: kind", str(call.get("kind")), ("train", "compare"))
-    diagnoses = list(complaints(folder, None))
     if kind == "train":
         method = call["method"]
         arms = [Arm(method["name"], method.get("arguments", {}), (seed(folder, call["seeds"][0]),))]
-    else:
-        arms = []
-        for arm in call["arms"]:
-            seeds = []
-            for number in call["seeds"]:
-                place = folder / "arms" / arm["name"] / f"seed-{number}"
-                if place.is_dir():
-                    seeds.append(seed(place, number))
-                    diagnoses += complaints(place, f"{arm['name']}, seed {number}")
-            arms.append(Arm(arm["name"], arm.get("arguments", {}), tuple(seeds)))
-    return Record(folder, call, tuple(arms), tuple(diagnoses))
+        return Record(folder, call, tuple(arms), tuple(complaints(arms, False)))
+    arms = []
+    for arm in call["arms"]:
+        places = [(folder / "arms" / arm["name"] / f"seed-{n}", n) for n in call["seeds"]]
+        seeds = tuple(seed(place, number) for place, number in places if place.is_dir())
+        arms.append(Arm(arm["name"], arm.get("arguments", {}), seeds))
+    return Record(folder, call, tuple(arms), tuple(complaints(arms, True)))
 
 
 def seed(folder: Path, number: int) -> Seed:
@@ -93,10 +88,23 @@ def seed(folder: Path, number: int) -> Seed:
     return Seed(number, folder, steps, tuple(line for line in found if line["kind"] == "eval"))
 
 
-def complaints(folder: Path, where: str | None) -> list[Line]:
-    """The diagnoses written in one folder, with the arm and seed they are about."""
-    path = folder / "diagnoses.json"
-    return [{**found, "where": where} for found in document(path)] if path.is_file() else []
+def complaints(arms: Sequence[Arm], many: bool) -> list[Line]:
+    """The diagnoses of all arms and seeds; what several of them say is said once."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for arm in arms:
+        for one in arm.seeds:
+            path = one.folder / "diagnoses.json"
+            for said in document(path) if path.is_file() else ():
+                key = (arm.name, *(said[part] for part in ("level", "what", "why", "remedy")))
+                known = found.setdefault(key, {**said, "where": None, "seeds": []})
+                known["seeds"].append(one.seed)
+                if None not in (known["step"], said["step"]):
+                    known["step"] = min(known["step"], said["step"])
+                if many:
+                    seeds = ", ".join(map(str, known["seeds"]))
+                    plural = "s" if len(known["seeds"]) > 1 else ""
+                    known["where"] = f"{arm.name}, seed{plural} {seeds}"
+    return list(found.values())
 
 
 def document(path: Path) -> Any:

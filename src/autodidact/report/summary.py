@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from autodidact.names import choose
+from autodidact.report import words
 from autodidact.report.read import Arm, Line, read
 from autodidact.statistics import (
     Array,
@@ -31,7 +32,8 @@ from autodidact.statistics import (
     resample,
 )
 
-METRICS = ("greedy", "sampled", "pass@k", "majority", "length", "entropy", "forgetting")
+TABLE = ("greedy", "sampled", "pass@k", "majority", "length", "entropy", "forgetting")
+METRICS = (*TABLE, "truncated")
 ACCURACIES = ("greedy", "sampled", "pass@k", "majority")
 BUDGETS = ("generated", "student_backward", "total", "optimizer_steps", "seconds")
 
@@ -81,6 +83,7 @@ def summarise(
         return resample(seeds, problems, np.random.default_rng((seed, seeds, problems)), draws)
 
     tools = Tools(plan, level, metric, record.call["budget"]["column"])
+    matched = {arm["name"]: arm.get("budget") for arm in record.call.get("arms", ())}
     common = [number for number in arms[0].seeds if all(number in arm.seeds for arm in arms)]
     base = tools.base(arms, common)
     if target is None:
@@ -103,6 +106,8 @@ def summarise(
         "target": {"value": target, "rule": rule},
         "base": base,
         "arms": [tools.arm(arm, chosen, target, base is not None) for arm in arms],
+        "matched": {name: said for name, said in matched.items() if said},
+        "checkpoint": record.call.get("checkpoint_rule") or record.call["run"].get("keep", "last"),
         "waiting": [arm.name for arm in record.arms if not arm.evaluated],
         "differences": [
             tools.versus(arm, other) for arm, other in permutations(arms, 2) if arm.shares(other)
@@ -179,7 +184,7 @@ def values(line: Line, metric: str) -> list[float] | None:
     if metric in ("sampled", "pass@k") and sampled:
         if metric == "sampled":
             return [sum(row) / len(row) for row in sampled]
-        return [pass_at_k(len(row), round(sum(row)), len(row)) for row in sampled]
+        return [pass_at_k(len(row), sum(row), words.half(len(row))) for row in sampled]
     if problems.get(metric):
         return list(problems[metric])
     single = line["metrics"].get(metric)

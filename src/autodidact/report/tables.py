@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autodidact.report import words
-from autodidact.report.summary import BUDGETS, METRICS
+from autodidact.report.summary import TABLE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,12 +28,12 @@ def tables(summary: dict[str, Any]) -> list[Table]:
 def final(summary: dict[str, Any]) -> Table:
     """Every arm's final metrics with intervals, and the gain over the base model."""
     samples, primary = summary["samples"], summary["metric"]
-    shown = [name for name in METRICS if any(arm["final"][name] for arm in summary["arms"])]
+    shown = [name for name in TABLE if any(arm["final"][name] for arm in summary["arms"])]
     table = blank(
         f"Held-out accuracy in %: {words.count(summary['problems'], 'problem')}, "
         f"{words.count(len(summary['seeds']), 'seed')}, {summary['level']:.0%} intervals"
     )
-    heads = {"sampled": f"mean@{samples}", "pass@k": f"pass@{samples}"}
+    heads = {"sampled": f"mean@{samples}", "pass@k": f"pass@{words.half(samples)}"}
     heads |= {"majority": f"maj@{samples}", "forgetting": "retained"}
     table.add_column("arm", no_wrap=True)
     for name in shown:
@@ -49,20 +49,21 @@ def final(summary: dict[str, Any]) -> Table:
             if name == primary:
                 cells.append(cell(name, gain[name] if gain else None, signed=True))
         table.add_row(plain(label), *cells)
+    said = "; ".join(f"{name}: its budget is {said}" for name, said in summary["matched"].items())
+    table.caption, table.caption_justify = plain(said) if said else None, "left"
     return table
 
 
 def cost(summary: dict[str, Any]) -> Table:
     """What each arm spent to reach the target, by ledger column, and its ratio to the reference."""
     target, reference = summary["target"], summary["reference"]
-    known = [name for arm in summary["arms"] for name in arm["reach"]]
-    columns = dict.fromkeys([summary["budget"]["column"], *BUDGETS])
+    columns = list(dict.fromkeys(name for arm in summary["arms"] for name in arm["reach"]))
     title = f"Spent to reach {100 * target['value']:.1f}% ({target['rule']})"
     if len(summary["arms"]) > 1:
         title += f"; {words.TIMES}: {reference}'s over the arm's"
     table = blank(title)
     table.add_column("arm", no_wrap=True)
-    for name in (columns := [name for name in columns if name in known]):
+    for name in columns:
         number_column(table, SHORT.get(name, name))
     for arm in summary["arms"]:
         cells = [brief(name, arm["reach"].get(name)) for name in columns]
@@ -82,12 +83,12 @@ def brief(name: str, found: dict[str, Any] | None) -> str:
     lines = [f">{words.spent(name, found['end'])}" if value is None else words.spent(name, value)]
     ends = ["never" if end is None else words.spent(name, end) for end in (low, high)]
     lines.append(f"{ends[0]}..{ends[1]}" if value is not None or low is not None else "never")
-    if (ratio := found.get("ratio")) is not None:
-        if ratio["case"] in ("reached", "reference not reached"):
-            sign = ">" if ratio["case"] == "reference not reached" else ""
-            lines.append(f"{sign}{words.times(ratio['at_least'])}{words.TIMES}")
-            ends = ["inf" if ratio[end] is None else words.times(ratio[end]) for end in ENDS]
-            lines.append(f"{ends[0]}..{ends[1]}")
+    ratio = found.get("ratio")
+    if ratio is not None and ratio["case"] in ("reached", "reference not reached"):
+        sign = ">" if ratio["case"] == "reference not reached" else ""
+        lines.append(f"{sign}{words.times(ratio['at_least'])}{words.TIMES}")
+        ends = ["inf" if ratio[end] is None else words.times(ratio[end]) for end in ENDS]
+        lines.append(f"{ends[0]}..{ends[1]}")
     return "\n".join(lines)
 
 

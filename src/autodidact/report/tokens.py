@@ -26,13 +26,13 @@ Document = Mapping[str, Any]
 
 
 def documents(record: Record) -> list[tuple[int, str, Document]]:
-    """`(index of the arm, its name, tokens.json)`, of each arm's first seed that has one."""
+    """`(index of the arm, its name, tokens.json)`, of each arm's first seed that shows any."""
     found = []
     for index, arm in enumerate(record.arms):
         for seed in arm.seeds:
             path: Path = seed.folder / "tokens.json"
-            if path.is_file():
-                found.append((index, arm.name, document(path)))
+            if path.is_file() and (one := document(path))["problems"]:
+                found.append((index, arm.name, one))
                 break
     return found
 
@@ -45,7 +45,12 @@ def encode(found: Sequence[tuple[int, str, Document]], space: int = SPACE) -> tu
         space: bytes that the result may take.
     """
     most = max(
-        (len(token[side] or ()) for _, _, one in found for token in tokens(one) for side in SIDES),
+        (
+            len(token.get(side) or ())
+            for _, _, one in found
+            for token in tokens(one)
+            for side in SIDES
+        ),
         default=0,
     )
     problems = questions(found)
@@ -90,7 +95,7 @@ def payload(
                 for token in problem["tokens"]:
                     counts[token["text"]] += 1
                     for side in SIDES:
-                        counts.update(word for word, _ in (token[side] or ())[:kept])
+                        counts.update(word for word, _ in (token.get(side) or ())[:kept])
     vocabulary = [word for word, _ in counts.most_common()]
     ids = {word: index for index, word in enumerate(vocabulary)}
 
@@ -106,9 +111,9 @@ def payload(
             "text": [ids[token["text"]] for token in row],
             "signal": [rounded(token["signal"]) for token in row],
             "logp": [rounded(token["logp"]) for token in row],
-            "teacher_logp": [rounded(token["teacher_logp"]) for token in row],
+            "teacher_logp": [rounded(token.get("teacher_logp")) for token in row],
             "student": [top(token["student"]) for token in row],
-            "teacher": [top(token["teacher"]) for token in row],
+            "teacher": [top(token.get("teacher")) for token in row],
         }
 
     arms = []
@@ -121,6 +126,7 @@ def payload(
                 "hue": index,
                 "signal": one["signal"],
                 "unit": one["unit"],
+                "reader": one.get("teacher") or "teacher",
                 "signed": signed or one["signal"] == "advantage",
                 "scale": scale([other for _, _, other in found if same_kind(other, one)]),
                 "problems": [

@@ -8,6 +8,11 @@
   const data = JSON.parse(await new Response(stream).text());
   const LEVELS = 8;
   const MINUS = "\u2212";
+  const MARKS = {
+    true: ["right", "\u2713", "\u2713 right"],
+    false: ["wrong", "\u2717", "\u2717 wrong"],
+    null: ["quiet", "\u2013", "not graded"],
+  };
 
   const make = (tag, options = {}, ...children) => {
     const node = document.createElement(tag);
@@ -55,7 +60,7 @@
   data.problems.forEach((problem, index) => {
     const marks = data.arms
       .map((arm) => arm.problems[index])
-      .map((one) => (one ? (one.correct ? "\u2713" : "\u2717") : "\u2013"));
+      .map((one) => MARKS[String(one?.correct ?? null)][1]);
     const line = problem.question.replace(/\s+/g, " ");
     const text = line.length > 60 ? line.slice(0, 60) + "\u2026" : line;
     choice.append(make("option", { value: index, text: `${index + 1}. ${text}  ${marks.join("")}` }));
@@ -101,8 +106,8 @@
       article.append(make("p", { class: "quiet", text: "No completion was recorded here." }));
       return article;
     }
-    const mark = one.correct ? ["right", "\u2713 right"] : ["wrong", "\u2717 wrong"];
-    head.append(make("span", { class: `mark ${mark[0]}`, text: mark[1] }));
+    const verdict = MARKS[String(one.correct)];
+    head.append(make("span", { class: `mark ${verdict[0]}`, text: verdict[2] }));
     head.append(make("span", { class: "quiet", text: arm.signal }), legend(arm));
     const text = make("div", { class: "completion", role: "group" });
     text.setAttribute("aria-label", `completion of ${arm.name}, arrow keys move between tokens`);
@@ -173,11 +178,11 @@
     const unit = one.signal[at] === null ? "" : ` ${arm.unit}`;
     fact(arm.signal, number(one.signal[at]) + unit);
     fact("log p, student", number(one.logp[at]));
-    if (one.teacher_logp[at] !== null) fact("log p, teacher", number(one.teacher_logp[at]));
+    if (one.teacher_logp[at] !== null) fact(`log p, ${arm.reader}`, number(one.teacher_logp[at]));
     const sides = make("div", { class: "sides" });
     sides.append(bars("student", one.student[at] ?? [], own, p(one.logp[at])));
     if (one.teacher[at]) {
-      sides.append(bars("teacher", one.teacher[at], own, p(one.teacher_logp[at])));
+      sides.append(bars(arm.reader, one.teacher[at], own, p(one.teacher_logp[at])));
     } else {
       sides.append(make("p", { class: "quiet", text: "This method asks no teacher about words." }));
     }
@@ -268,7 +273,7 @@
       render();
     });
   }
-  const missed = (at) => data.arms.some((arm) => arm.problems[at] && !arm.problems[at].correct);
+  const missed = (at) => data.arms.some((arm) => arm.problems[at]?.correct === false);
   choice.value = Math.max(0, data.problems.findIndex((_, at) => missed(at)));
   render();
   view.hidden = false;

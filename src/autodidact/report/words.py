@@ -33,10 +33,10 @@ FIELDS = {
     "truncated": "share cut at the length limit",
     "entropy": "entropy in nats",
     "mismatch_mean": "sampler against trainer, mean |Δ log p|",
-    "ess": "effective sample size",
+    "ess": "effective sample size, share",
 }
 
-SHARES = ("greedy", "sampled", "pass@k", "majority", "forgetting")
+SHARES = ("greedy", "sampled", "pass@k", "majority", "forgetting", "truncated")
 
 
 def column(name: str) -> str:
@@ -44,13 +44,19 @@ def column(name: str) -> str:
     return COLUMNS.get(name, name.replace("_", " "))
 
 
+def half(samples: int) -> int:
+    """The k of pass@k: half of the samples, so that the unbiased estimate is not saturated."""
+    return max(1, samples // 2)
+
+
 def metric(name: str, samples: int) -> str:
     """A metric in words, for `samples` samples of a problem."""
     known = {
         "sampled": f"mean of {samples}",
-        "pass@k": f"pass@{samples}",
+        "pass@k": f"pass@{half(samples)}",
         "majority": f"majority of {samples}",
         "forgetting": "untouched task",
+        "truncated": "cut off",
     }
     return known.get(name, name)
 

@@ -73,10 +73,9 @@ class BestAndWorst(Rollout):
         chosen: list[int] = []
         for rows in _groups(batch):
             scorable = [row for row in rows if _reward(batch, row) > -torch.inf]
-            best = max(scorable, key=lambda row: _reward(batch, row), default=None)
-            worst = min(scorable, key=lambda row: _reward(batch, row), default=None)
-            if best is not None and _reward(batch, best) > _reward(batch, worst):
-                chosen += [best, worst]
+            if len({_reward(batch, row) for row in scorable}) > 1:
+                chosen.append(max(scorable, key=lambda row: _reward(batch, row)))
+                chosen.append(min(scorable, key=lambda row: _reward(batch, row)))
         pairs = batch.select(chosen)
         return pairs.put(side=torch.tensor([1.0, -1.0]).repeat(len(pairs) // 2))
 

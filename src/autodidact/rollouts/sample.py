@@ -56,36 +56,35 @@ def complete(
 
     Either way the ledger counts them: an arm pays for what it uses.
     """
-    origin = None
-    if models.store is not None and models.version is not None:
+    store, origin = models.store, {}
+    known: dict[tuple[int, int], Completion] = {}
+    if store is not None and models.version is not None:
         origin = {
             "version": models.version, "law": law.describe(), "length": length, "seed": seed
         }  # fmt: skip
-    found: list[list[Completion | None]] = [
-        [models.store.find(origin, prompt, sample) if origin else None for sample in range(n)]
-        for prompt in prompts
-    ]
-    missing = [
-        (row, [sample for sample, each in enumerate(known) if each is None])
-        for row, known in enumerate(found)
-    ]
-    missing = [(row, samples) for row, samples in missing if samples]
+        for row, prompt in enumerate(prompts):
+            for sample in range(n):
+                if (found := store.find(origin, prompt, sample)) is not None:
+                    known[row, sample] = found
+    models.ledger.reused += sum(len(each.ids) for each in known.values())
+    missing = {
+        row: [sample for sample in range(n) if (row, sample) not in known]
+        for row in range(len(prompts))
+    }
+    missing = {row: samples for row, samples in missing.items() if samples}
     if missing:
         fresh = local.generate(
-            models.policy, [prompts[row] for row, _ in missing],
-            [samples for _, samples in missing], length, law, seed,
+            models.policy, [prompts[row] for row in missing], list(missing.values()),
+            length, law, seed,
         )  # fmt: skip
-        for (row, samples), completions in zip(missing, fresh, strict=True):
-            for sample, completion in zip(samples, completions, strict=True):
-                found[row][sample] = completion
-                if origin:
-                    models.store.add(origin, prompts[row], sample, completion)
-    new = sum(len(found[row][sample].ids) for row, samples in missing for sample in samples)
-    total = sum(len(each.ids) for known in found for each in known)
-    models.ledger.generated += total
-    models.ledger.reused += total - new
+        for (row, samples), completions in zip(missing.items(), fresh, strict=True):
+            known |= {(row, k): each for k, each in zip(samples, completions, strict=True)}
+            if store is not None and origin:
+                for sample, completion in zip(samples, completions, strict=True):
+                    store.add(origin, prompts[row], sample, completion)
+    models.ledger.generated += sum(len(each.ids) for each in known.values())
     models.ledger.prefilled += sum(map(len, prompts))
-    return found
+    return [[known[row, sample] for sample in range(n)] for row in range(len(prompts))]
 
 
 def sampled_batch(

@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,11 +50,20 @@ def _file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     _also_search(path.resolve().parent)
-    name = "user_" + re.sub(r"\W", "_", str(path.resolve()))
+    return _imported(str(path), lambda: _executed(path.resolve(), path.stat().st_mtime_ns))
+
+
+@lru_cache
+def _executed(path: Path, changed: int) -> ModuleType:
+    """The module of a file: the same one for all of its functions, until the file changes."""
+    name = "user_" + re.sub(r"\W", "_", str(path))
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
-    return _imported(str(path), lambda: spec.loader.exec_module(module) or module)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _module(name: str) -> ModuleType:

@@ -61,6 +61,10 @@ class _Worker:
     """The process; started when first asked, started again after it was killed."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """As new. In a forked child: the process belongs to the parent."""
         self.process: subprocess.Popen[bytes] | None = None
         self.lock = threading.Lock()
         self.killed = 0
@@ -70,14 +74,9 @@ class _Worker:
             if self.process is not None and self.process.poll() is not None:
                 self.stop()  # it died since the last call
             if self.process is None:
-                self._start()
+                self.process = _started()
             line = json.dumps([gold, answer]) + "\n"
-            try:
-                self.process.stdin.write(line.encode("ascii"))
-            except BrokenPipeError:
-                reply = b""
-            else:
-                reply = self._reply(WALL)
+            reply = _exchange(self.process, line.encode("ascii"), WALL)
             if not reply:
                 self.stop()
                 self.killed += 1
@@ -86,36 +85,42 @@ class _Worker:
     def stop(self) -> None:
         """Ends the process, if there is one."""
         if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process.stdin.close()
-            self.process.stdout.close()
+            _end(self.process)
             self.process = None
 
-    def forget(self) -> None:
-        """In a forked child: the process belongs to the parent."""
-        self.__init__()
 
-    def _start(self) -> None:
-        kept = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "VIRTUAL_ENV", "SYSTEMROOT")
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            env={name: os.environ[name] for name in kept if name in os.environ},
-            start_new_session=True,
-        )
-        if self._reply(START) != b"ready\n":
-            self.stop()
-            raise RuntimeError(
-                "math-verify could not be started; is the package math-verify installed?"
-            )
+def _started() -> subprocess.Popen[bytes]:
+    kept = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "VIRTUAL_ENV")
+    process = subprocess.Popen(
+        [sys.executable, "-P", __file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        env={name: os.environ[name] for name in kept if name in os.environ},
+        start_new_session=True,
+    )
+    if _exchange(process, b"", START) != b"ready\n":
+        _end(process)
+        raise RuntimeError("math-verify could not be started; is the package installed?")
+    return process
 
-    def _reply(self, limit: float) -> bytes:
-        ready, _, _ = select.select([self.process.stdout], [], [], limit)
-        return self.process.stdout.readline() if ready else b""
+
+def _exchange(process: subprocess.Popen[bytes], line: bytes, limit: float) -> bytes:
+    """The next line that the process writes within `limit` seconds; empty if none."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(line)
+    except BrokenPipeError:
+        return b""
+    ready, _, _ = select.select([process.stdout], [], [], limit)
+    return process.stdout.readline() if ready else b""
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()
 
 
 WORKER = _Worker()

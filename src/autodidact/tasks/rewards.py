@@ -189,24 +189,26 @@ _OWN = ("prompts", "completions", "log_metric", "log_extra", "trainer_state")
 
 
 def _term(spec: str, form: Form) -> Term:
-    where, _, tail = spec.rpartition(":")
-    name, equals, weight = tail.partition("=")
+    _, equals, weight = spec.rpartition(":")[2].partition("=")
+    name = spec.removesuffix(equals + weight)
     try:
         factor = float(weight) if equals else 1.0
     except ValueError:
         factor = math.nan
     if not math.isfinite(factor):
         raise ValueError(f"weight {weight!r} in reward {spec!r}; allowed: a finite number")
-    function = load(f"{where}:{name}")
+    function = load(name)
     parameters = inspect.signature(function).parameters
     kinds = inspect.Parameter
     named = {n: p for n, p in parameters.items() if p.kind is not kinds.VAR_KEYWORD}
     if any(p.kind in (kinds.POSITIONAL_ONLY, kinds.VAR_POSITIONAL) for p in named.values()):
-        raise ValueError(f"reward function {where}:{name} takes unnamed arguments; allowed: "
-                         "f(prompts, completions, **columns)")  # fmt: skip
+        raise ValueError(
+            f"reward function {name} takes unnamed arguments; allowed: "
+            "f(prompts, completions, **columns)"
+        )
     if "completion_ids" in named and named["completion_ids"].default is kinds.empty:
         raise ValueError(
-            f"reward function {where}:{name} needs completion_ids; token ids are not passed to "
+            f"reward function {name} needs completion_ids; token ids are not passed to "
             "rewards, which read text"
         )
     if form == "auto":
@@ -215,7 +217,7 @@ def _term(spec: str, form: Form) -> Term:
     else:
         messages = form == "messages"
     return Term(
-        f"{where}:{name}",
+        name,
         function,
         factor,
         messages,

@@ -1,0 +1,61 @@
+"""Everything that determines a run, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from autodidact import calls
+from autodidact.calls import Call
+from autodidact.problem import Task
+from autodidact.run import Run
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything that determines a run, as plain values: what `run.json` holds.
+
+    Attributes:
+        method, task: calls by name. untouched: a task to measure forgetting on.
+        model: hub name, folder or "tiny". precision, lora, lora_alpha, thinking, device,
+            trust_remote_code: see `model.load`.
+        rewards: import paths of user rewards, see `tasks.rewards`.
+        track: names of trackers.
+    """
+
+    method: Call
+    task: Call
+    run: Run = field(default_factory=Run)
+    model: str = "tiny"
+    precision: str = "fp32"
+    lora: int = 0
+    lora_alpha: int | None = None
+    thinking: bool | None = None
+    device: str | None = None
+    trust_remote_code: bool = False
+    untouched: Call | None = None
+    rewards: str | None = None
+    track: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Spec:
+        """The spec that `describe()` described."""
+        found = dict(values)
+        for name in ("method", "task", "untouched"):
+            if found.get(name) is not None:
+                found[name] = Call(**found[name])
+        return cls(**{**found, "run": Run(**found["run"]), "track": tuple(found["track"])})
+
+
+def make_task(spec: Spec) -> Task:
+    """The task of a spec, with the user's rewards in place of its own where given."""
+    task = calls.make(calls.task, spec.task)
+    if spec.rewards is None:
+        return task
+    from autodidact.tasks.rewards import user_reward
+
+    return replace(task, reward=user_reward(spec.rewards))
