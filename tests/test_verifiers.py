@@ -348,6 +348,34 @@ def test_hostile_text_costs_milliseconds(text):
     assert time.process_time() - start < 0.5
 
 
+BUSY = [
+    "2^{1000}",
+    "2^{2^{2}}",
+    "2**3",
+    "100!",
+    "3!!",
+    "1" * 101,
+    "1" * 513,
+    "1\0",
+    "(" * 33 + "1" + ")" * 33,
+    "{" * 33 + "1" + "}" * 33,
+]
+
+
+@pytest.mark.parametrize("text", BUSY)
+def test_busy_text_never_reaches_math_verify(text, monkeypatch):
+    def ask(gold, answer):
+        raise AssertionError(f"{answer!r} was asked")
+
+    monkeypatch.setattr(mathworker.WORKER, "ask", ask)
+    mathworker.equal.cache_clear()
+    assert mathworker.equal("17", text) is False
+    assert mathworker.equal(text, "17") is False
+    for fine in ("2^{100}", "x^{2}+y^{2}", "10!", "(" * 32 + "1" + ")" * 32, "1" * 100):
+        with pytest.raises(AssertionError, match="was asked"):
+            mathworker.equal("17", fine)
+
+
 def test_a_hang_is_killed_and_the_next_call_works(monkeypatch):
     monkeypatch.setattr(mathworker, "WALL", 0.3)
     mathworker.equal.cache_clear()

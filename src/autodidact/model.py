@@ -107,9 +107,12 @@ class LM:
         return self.model.disable_adapter() if self.adapter_off else nullcontext()
 
     def hidden(
-        self, ids: Int[torch.Tensor, "R S"], real: Bool[torch.Tensor, "R S"], **options: Any
+        self, ids: Int[torch.Tensor, "R S"], real: Bool[torch.Tensor, "R C"], **options: Any
     ) -> Any:
-        """The trunk's output object; its `last_hidden_state` is [R, S, D]."""
+        """The trunk's output object; its `last_hidden_state` is [R, S, D].
+
+        `real` also covers the columns in a cache, if any, so that C >= S.
+        """
         with self.reading(), torch.autocast(self.device.type, torch.bfloat16, self.autocast):
             return self.base.base_model(input_ids=ids, attention_mask=real.long(), **options)
 

@@ -58,4 +58,4 @@ def make_task(spec: Spec) -> Task:
         return task
     from autodidact.tasks.rewards import user_reward
 
-    return replace(task, reward=user_reward(spec.rewards))
+    return replace(task, reward=user_reward(spec.rewards, prompt=task.prompt))

@@ -141,7 +141,8 @@ def percentiles(draws: Array, level: float = 0.95) -> tuple[float, float]:
 
 def estimate(values: ArrayLike, draws: Draws, level: float = 0.95) -> Interval:
     """Mean of `values [S, P]` over seeds and problems, with its percentile interval."""
-    return Interval(float(np.mean(values)), *percentiles(draws.means(values), level))
+    table = np.asarray(values, float)
+    return Interval(float(table.mean()), *percentiles(draws.means(table), level))
 
 
 def difference(arm: ArrayLike, other: ArrayLike, draws: Draws, level: float = 0.95) -> Interval:
@@ -149,19 +150,21 @@ def difference(arm: ArrayLike, other: ArrayLike, draws: Draws, level: float = 0.
     return estimate(np.asarray(arm, float) - np.asarray(other, float), draws, level)
 
 
-def crossing(budget: ArrayLike, accuracy: ArrayLike, target: float) -> Array:
+def crossing(budget: ArrayLike, accuracy: ArrayLike, target: ArrayLike) -> Array:
     """Budget at which accuracy first meets the target, along the last axis `[..., T]`.
 
     Linear between evaluation points; 0 if the first point is there already, infinite if none is.
+    The target is one number or `[...]`.
     """
     spent, score = np.broadcast_arrays(np.asarray(budget, float), np.asarray(accuracy, float))
-    there = score >= target
+    goal = np.asarray(target, float)
+    there = score >= goal[..., None]
     after = there.argmax(axis=-1)[..., None]
     before = np.maximum(after - 1, 0)
     x0, x1 = (np.take_along_axis(spent, i, -1)[..., 0] for i in (before, after))
     y0, y1 = (np.take_along_axis(score, i, -1)[..., 0] for i in (before, after))
     rise = np.where(y1 > y0, y1 - y0, 1.0)
-    reached = np.where(after[..., 0] == 0, 0.0, x0 + (target - y0) / rise * (x1 - x0))
+    reached = np.where(after[..., 0] == 0, 0.0, x0 + (goal - y0) / rise * (x1 - x0))
     return np.where(there.any(axis=-1), reached, np.inf)
 
 
@@ -196,17 +199,23 @@ class Reach(NamedTuple):
 
 
 def reach(
-    budget: ArrayLike, accuracy: ArrayLike, target: float, draws: Draws, level: float = 0.95
+    budget: ArrayLike,
+    accuracy: ArrayLike,
+    target: float,
+    draws: Draws,
+    level: float = 0.95,
+    targets: Array | None = None,
 ) -> Reach:
     """Budget at which an arm reaches the target, with a bootstrap over seeds and problems.
 
     Args:
         budget: `[S, T]`, what each seed had spent at each evaluation.
         accuracy: `[S, P, T]`.
+        targets: `[D]`, where the target was itself made from the data; `target` if not given.
     """
     spent, score = np.asarray(budget, float), np.asarray(accuracy, float)
     value = float(crossing(spent.mean(axis=0), score.mean(axis=(0, 1)), target))
-    each = crossing(draws.seeds @ spent, draws.means(score), target)
+    each = crossing(draws.seeds @ spent, draws.means(score), target if targets is None else targets)
     unreached = float(np.isinf(each).mean())
     return Reach(value, *percentiles(each, level), unreached, float(spent[:, -1].mean()), each)
 

@@ -12,7 +12,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autodidact.report.words import short
 
@@ -25,7 +25,7 @@ INK, MUTED, RULE = "#fe1000", "#fe1001", "#fe1002"
 INKS = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)"}
 INKS |= {f"#fe00{hue:02x}": f"var(--arm-{hue})" for hue in range(HUES)}
 SVG, LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
-SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "autodidact", "font.family": "DejaVu Sans"}
+SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "autodidact", "font.family": "DejaVu Sans"}
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 
 from autodidact.report import words
 from autodidact.report.charts import Level, Line, chart
+from autodidact.report.estimators import BUDGETS
 from autodidact.report.html import dotted, note, text
 from autodidact.report.read import Record
-from autodidact.report.summary import BUDGETS
 
 Summary = Mapping[str, Any]
 MOST_POINTS = 300
@@ -22,9 +22,9 @@ def accuracy(summary: Summary, hues: Mapping[str, int]) -> str:
     metric, main = summary["metric"], summary["budget"]["column"]
     known = [name for name in BUDGETS if any(name in arm["ledger"] for arm in summary["arms"])]
     columns = [main, *(name for name in known if name != main)]
-    base, target = summary["base"] and summary["base"][metric], summary["target"]["value"]
+    base, target = summary["base"] and summary["base"][metric], summary["target"]
     levels = [Level(base["value"], "base model")] if base else []
-    levels += [] if target is None else [Level(target, "target")]
+    levels += [Level(target["value"], "target")] if target else []
     by_column = {name: curves(summary, hues, metric, name, labelled=True) for name in columns}
     if not any(by_column.values()):
         return ""

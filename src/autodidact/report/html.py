@@ -8,7 +8,7 @@ from typing import Any
 
 from autodidact.report import words
 from autodidact.report.charts import HUES
-from autodidact.report.summary import TABLE
+from autodidact.report.scored import TABLE
 
 Summary = Mapping[str, Any]
 
@@ -96,6 +96,7 @@ def results(summary: Summary, hues: Mapping[str, int]) -> str:
     """Final metrics of the base model and of every arm."""
     metric, samples = summary["metric"], summary["samples"]
     shown = [name for name in TABLE if any(arm["final"][name] for arm in summary["arms"])]
+    rows: list[tuple[str, int | None, Summary, Summary]]
     rows = [(arm["name"], hues[arm["name"]], arm["final"], arm["gain"]) for arm in summary["arms"]]
     if base := summary["base"]:
         rows.insert(0, ("base model", None, base, {}))

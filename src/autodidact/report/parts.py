@@ -64,7 +64,8 @@ def how(summary: Mapping[str, Any]) -> str:
     if summary["checkpoint"] != "last":
         said += f" Checkpoint rule: {summary['checkpoint']} on validation."
     for name, budget in summary["matched"].items():
-        said += f" {name} spends no {words.column(summary['budget']['column'])}: its budget is {budget}."
+        column = words.column(summary["budget"]["column"])
+        said += f" {name} spends no {column}: its budget is {budget}."
     return said + (
         f" Not evaluated yet: {', '.join(summary['waiting'])}." if summary["waiting"] else ""
     )
@@ -73,7 +74,7 @@ def how(summary: Mapping[str, Any]) -> str:
 def reach(summary: Mapping[str, Any], hues: Mapping[str, int]) -> str:
     """The table of budgets to the target, and how to read it; nothing without a target."""
     target = summary["target"]
-    if target["value"] is None:
+    if not target:
         return ""
     chosen = "" if target["rule"] == "stated" else f" (chosen after the fact: {target['rule']})"
     said = (

@@ -78,7 +78,8 @@ def gained(summary: Summary, best: Summary) -> str:
 def rivals(summary: Summary, best: Summary) -> str:
     """Which arms the best one is above, and which it cannot be told from."""
     metric, reference = summary["metric"], summary["reference"]
-    above, level = [], []
+    above: list[str] = []
+    level: list[str] = []
     for pair in summary["differences"]:
         found = pair["metrics"][metric]
         if pair["arm"] == best["name"] and found:
@@ -94,19 +95,20 @@ def rivals(summary: Summary, best: Summary) -> str:
 def cost(summary: Summary) -> str:
     """Tokens to reach the target, of the best ratio's arm against the reference."""
     target, column, reference = summary["target"], summary["budget"]["column"], summary["reference"]
-    if target["value"] is None:
+    if not target:
         return ""
     theirs = next(arm for arm in summary["arms"] if arm["name"] == reference)["reach"].get(column)
-    told = [
-        f"{arm['name']} {compared(arm['reach'][column]['ratio'])}"
-        for arm in summary["arms"]
-        if arm["reach"].get(column) and "ratio" in arm["reach"][column]
-    ]
+    verdicts: dict[str, list[str]] = {}
+    for arm in summary["arms"]:
+        if arm["reach"].get(column) and "ratio" in arm["reach"][column]:
+            said = compared(arm["reach"][column]["ratio"])
+            verdicts.setdefault(said, []).append(arm["name"])
+    told = [f"{listed(names)} {said}" for said, names in verdicts.items()]
     if theirs is None or not told:
         return ""
     goal = f"{100 * target['value']:.1f}%"
     if theirs["value"] is None:
-        start = f"{reference} did not reach {goal} within {words.amount(column, theirs['end'])}"
+        start = f"Within {words.amount(column, theirs['end'])} {reference} did not reach {goal}"
     else:
         start = f"To reach {goal}, {reference} took {words.amount(column, theirs['value'])}"
     return f"{start}; {listed(told)}."
@@ -141,7 +143,9 @@ def forgotten(best: Summary) -> str:
         return ""
     if words.sure(change) < 0:
         return f"It forgot: the untouched task lost ground ({text})."
-    return f"On the untouched task the change is {text}."
+    if words.sure(change) > 0:
+        return f"The untouched task gained ({text})."
+    return f"On the untouched task no change can be told ({words.between('forgetting', change)})."
 
 
 def caveat(summary: Summary) -> str:

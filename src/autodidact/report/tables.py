@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autodidact.report import words
-from autodidact.report.summary import TABLE
+from autodidact.report.scored import TABLE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,7 +20,7 @@ def tables(summary: dict[str, Any]) -> list[Table]:
     An interval stands under its value, so that both tables fit 80 columns.
     """
     found = [final(summary)]
-    if summary["target"]["value"] is not None:
+    if summary["target"]:
         found.append(cost(summary))
     return found
 
@@ -96,8 +96,9 @@ def blank(title: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    simple = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
-    return Table(title=plain(title), title_justify="left", **simple)
+    table = Table(title=plain(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.title_justify = "left"
+    return table
 
 
 def number_column(table: Table, head: str, style: str = "") -> None:

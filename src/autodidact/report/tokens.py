@@ -22,6 +22,9 @@ from autodidact.report.words import is_number
 SPACE = 2_200_000
 """Bytes of a page that the token view may fill."""
 
+FEWEST = 3
+"""Words shown of a law even if their probability rounds to nothing."""
+
 Document = Mapping[str, Any]
 
 
@@ -102,7 +105,8 @@ def payload(
     def top(words: Sequence[Sequence[Any]] | None) -> list[int] | None:
         if words is None:
             return None
-        return [part for word, p in words[:kept] for part in (ids[word], round(1000 * p))]
+        shown = [pair for at, pair in enumerate(words[:kept]) if at < FEWEST or pair[1] >= 0.0005]
+        return [part for word, p in shown for part in (ids[word], round(1000 * p))]
 
     def completion(problem: Document) -> Document:
         row = problem["tokens"]

@@ -176,7 +176,7 @@
     const fact = (name, value) =>
       facts.append(make("div", {}, make("dt", { text: name }), make("dd", { text: value })));
     const unit = one.signal[at] === null ? "" : ` ${arm.unit}`;
-    fact(arm.signal, number(one.signal[at]) + unit);
+    fact("signal", number(one.signal[at]) + unit);
     fact("log p, student", number(one.logp[at]));
     if (one.teacher_logp[at] !== null) fact(`log p, ${arm.reader}`, number(one.teacher_logp[at]));
     const sides = make("div", { class: "sides" });

@@ -163,7 +163,7 @@ _RULES = [
 
 
 def _readable(completion: str) -> str:
-    return _SPECIAL.sub(" ", completion[-TAIL:].rsplit("</think>", 1)[0])
+    return _SPECIAL.sub(" ", completion[-TAIL:].rsplit("</think>", 1)[-1])
 
 
 def _bounded(text: str | None) -> str | None:

@@ -1,0 +1,522 @@
+"""One battery for every method, rollout, credit and loss.
+
+A new method is one file and one row of `ROWS`; a missing row fails. What the battery asks:
+the same gradient for 1, 2 or many micro-batches, with more padding, in another row order and
+under other group numbers; finite gradients; zero gradient at the stated fixed point; nothing
+mutated, no hidden randomness, no gradient in credits; and a run that replays from its `run.json`
+and resumes from a checkpoint bit by bit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+from toys import (
+    about,
+    padded,
+    perturb,
+    photograph,
+    random_logits,
+    random_qwen,
+    renumbered,
+    rows_of,
+    toy_task,
+)
+
+from autodidact import calls
+from autodidact.batch import Batch, join
+from autodidact.calls import Call
+from autodidact.checkpoint import complete as complete_checkpoints
+from autodidact.engines.law import Law
+from autodidact.grade import grade
+from autodidact.method import Method, Rollout, token_mean
+from autodidact.models import Models
+from autodidact.rollouts.choose import BestAndWorst, BestOf, WithSpread
+from autodidact.rollouts.given import Given, GivenPairs
+from autodidact.rollouts.sample import Sample
+from autodidact.run import Run
+from autodidact.session import Watcher, execute
+from autodidact.spec import Spec
+from autodidact.train import learn
+
+EXACT = 1e-9
+"""Largest relative difference of gradients that are equal in exact arithmetic."""
+SEED = 3
+
+
+# ------------------------------------------------------------------ rows of the battery
+
+
+def certain(method: Method, models: Models) -> torch.Tensor:
+    """Gradient in the logits when every target already has probability one."""
+    batch = rows_of([2, 3])
+    targets = batch.ids[batch.own]
+    logits = (60.0 * torch.nn.functional.one_hot(targets, 3)).double().requires_grad_()
+    values = method.loss({"policy": about(batch, logits)}, batch)
+    return torch.autograd.grad((values * method.weigh(batch)).sum(), logits)[0]
+
+
+def equal_rewards(method: Method, models: Models) -> torch.Tensor:
+    """Gradient when all answers to a question earn the same."""
+    task = replace(toy_task(), reward=lambda problems, texts: [0.5] * len(texts))
+    sample = getattr(method.rollout, "inner", method.rollout)
+    return flat(gradient(method, models, grade(sample(task.train, models, task, SEED), models)))
+
+
+def untold_teacher(method: Method, models: Models) -> torch.Tensor:
+    """Gradient when the teacher has the student's weights and reads the student's own prompt."""
+    task = toy_task(told=False)
+    return flat(gradient(method, models, method.rollout(task.train, models, task, SEED)))
+
+
+def same_answer(method: Method, models: Models) -> torch.Tensor:
+    """Gradient of a pair whose chosen and rejected answers are the same, the reference elsewhere."""
+    task = toy_task()
+    twins = [
+        replace(p, meta={"chosen": p.solution, "rejected": p.solution})
+        for p in task.train
+    ]
+    batch = GivenPairs()(twins, models, task, 0)
+    models["initial"]
+    perturb(models.policy)
+    return flat(gradient(method, models, batch))
+
+
+@dataclass(frozen=True)
+class Row:
+    """How the battery calls one method.
+
+    Attributes:
+        arguments: of the factory; small numbers, and settings that touch every part of the loss.
+        fixed: the gradient at a point where it must vanish.
+        run: arguments of a two-step run on the tiny model, replayed from its `run.json`.
+    """
+
+    arguments: dict[str, Any]
+    fixed: Callable[[Method, Models], torch.Tensor]
+    run: dict[str, Any] = field(default_factory=dict)
+
+
+ROWS = {
+    "sft": Row({}, certain),
+    "rft": Row({"n": 6, "length": 5, "keep": 2}, certain, {"n": 4, "length": 12, "least": 0.1}),
+    "grpo": Row(
+        {"n": 3, "length": 5, "kl": 0.1, "clip": 0.05}, equal_rewards, {"n": 4, "length": 12}
+    ),
+    "dr_grpo": Row({"n": 3, "length": 5}, equal_rewards, {"n": 4, "length": 12}),
+    "dapo": Row({"n": 3, "length": 5, "waves": 2}, equal_rewards, {"n": 4, "length": 12}),
+    "opsd": Row({"n": 2, "length": 5, "divergence": "jsd"}, untold_teacher, {"length": 12}),
+    "opsd_paper": Row({"length": 5}, untold_teacher, {"length": 12}),
+    "dpo": Row({"n": 4, "length": 5, "smoothing": 0.1}, same_answer, {"n": 4, "length": 12}),
+}  # fmt: skip
+METHODS = calls.names("methods")
+
+
+def test_every_method_has_a_row():
+    assert set(METHODS) == set(ROWS), "a method is one file and one row of ROWS"
+
+
+# ------------------------------------------------------------------ helpers
+
+
+class Tap(torch.optim.SGD):
+    """An optimizer that keeps the gradients and changes nothing."""
+
+    def step(self, closure=None):
+        self.gradients = [
+            p.grad.clone() for group in self.param_groups for p in group["params"]
+            if p.grad is not None
+        ]  # fmt: skip
+
+
+def gradient(
+    method: Method, models: Models, batch: Batch, micro_rows: int | None = None
+) -> list[torch.Tensor]:
+    """The gradient that one update on this batch would use."""
+    tap = Tap(models.policy.model.parameters(), lr=1.0)
+    measured = learn(
+        method, models, batch, tap, Run(steps=1, rows=len(batch), micro_rows=micro_rows, grad_clip=0)
+    )
+    assert not measured["skipped"] and not measured["empty"]
+    return tap.gradients
+
+
+def flat(gradients: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([g.flatten() for g in gradients])
+
+
+def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    found, expected = flat(found), flat(expected)
+    assert expected.norm() > 1e-6, "two zeros agree about nothing"
+    assert float((found - expected).norm() / expected.norm()) < EXACT
+
+
+@pytest.fixture(params=METHODS)
+def case(request, tokenizer):
+    """(method, models, batch): a batch drawn before the policy moved a little."""
+    method = replace(calls.method(request.param)(**ROWS[request.param].arguments), epochs=1)
+    models = Models(random_qwen(tokenizer))
+    task = toy_task(6)
+    problems = method.rollout.problems(4 * method.rollout.n)
+    batch = method.rollout((task.train * 4)[:problems], models, task, SEED)
+    if "raw" in batch.streams and "reward" not in batch.streams:
+        batch = grade(batch, models)
+    method.views(batch, models)
+    if len(batch):
+        gradient(method, models, batch)
+    perturb(models.policy)
+    assert len(batch) >= 4 and int(batch.own.sum(1).min()) < int(batch.own.sum(1).max())
+    return method, models, batch
+
+
+# ------------------------------------------------------------------ methods
+
+
+def test_micro_batches_do_not_matter(case):
+    method, models, batch = case
+    whole = gradient(method, models, batch)
+    least = int(batch.group.unique(return_counts=True)[1].max()) if method.unit == "group" else 1
+    for rows in {(len(batch) + 1) // 2, least}:
+        assert_same(gradient(method, models, batch, max(rows, least)), whole)
+
+
+def test_padding_does_not_matter(case):
+    method, models, batch = case
+    assert_same(gradient(method, models, padded(batch)), gradient(method, models, batch))
+
+
+def test_row_order_does_not_matter(case):
+    method, models, batch = case
+    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0)).tolist()
+    assert order != sorted(order)
+    assert_same(gradient(method, models, batch.select(order)), gradient(method, models, batch))
+
+
+def test_group_numbers_do_not_matter(case):
+    method, models, batch = case
+    assert_same(gradient(method, models, renumbered(batch)), gradient(method, models, batch))
+
+
+def test_more_rows_of_another_batch_are_the_weighted_sum(case):
+    """Weights are those of the whole step: joined batches average by rows or by tokens."""
+    method, models, batch = case
+    halves = batch.split((len(batch) + 1) // 2, "group")
+    if len(halves) < 2 or "advantage" in batch.streams:
+        pytest.skip("one group fills this batch")
+    credited = [method.credit(half, models) for half in halves]
+    whole = method.credit(join(halves), models)
+    weight = method.weigh(whole)
+    shares = []
+    for half, place in zip(credited, weight.split([len(h) for h in halves]), strict=True):
+        own = method.weigh(half)
+        place = place[:, : own.shape[1]] if own.dim() > 1 else place
+        ratio = (place / own)[own > 0]
+        assert ratio.max() - ratio.min() < 1e-6 * ratio.max(), "a common factor for every value"
+        shares.append(float(ratio[0]))
+    parts = [gradient(method, models, half) for half in halves]
+    total = [sum(s * g for s, g in zip(shares, each, strict=True)) for each in zip(*parts, strict=True)]
+    found, expected = flat(gradient(method, models, join(halves))), flat(total)
+    assert float((found - expected).norm() / expected.norm()) < 1e-6  # weights are float32
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0])
+def test_gradients_are_finite_for_flat_and_for_extreme_laws(case, size):
+    method, models, batch = case
+    with torch.no_grad():
+        models.policy.model.lm_head.weight *= size
+    assert flat(gradient(method, models, batch)).isfinite().all()
+
+
+def test_nothing_is_mutated_and_no_hidden_randomness_is_used(case):
+    method, models, batch = case
+    before, state = photograph(batch), torch.get_rng_state()
+    weights = [p.detach().clone() for p in models.policy.model.parameters()]
+    problems = list(batch.task.train)
+    gradient(method, models, batch, 2 if method.unit == "row" else None)
+    method.rollout(batch.task.train[: method.rollout.problems(method.rollout.n)], models, batch.task, 1)
+    after = photograph(batch)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(state, torch.get_rng_state())
+    assert problems == list(batch.task.train)
+    now = models.policy.model.parameters()
+    assert all(torch.equal(old, new) for old, new in zip(weights, now, strict=True))
+
+
+def test_credit_and_weights_carry_no_gradient(case):
+    method, models, batch = case
+    seen = []
+
+    def credit(batch, models):
+        seen.append(torch.is_grad_enabled())
+        return method.credit(batch, models)
+
+    gradient(replace(method, credit=credit), models, batch)
+    assert seen == [False]
+    with torch.no_grad():
+        credited = method.credit(batch, models)
+    assert not any(stream.requires_grad for stream in credited.streams.values())
+    assert not method.weigh(credited).requires_grad
+
+
+def test_only_the_views_that_say_so_carry_gradient(case):
+    """Every view but the policy's is detached: gradients reach the live weights only."""
+    method, models, batch = case
+    views = method.views(batch, models)
+    assert views["policy"].grad and not any(v.grad for k, v in views.items() if k != "policy")
+    for name, view in views.items():
+        scores = models.score(view, method.credit(batch, models))
+        assert scores.logp.requires_grad == (name == "policy")
+
+
+def test_the_signal_is_about_own_tokens(case):
+    method, models, batch = case
+    batch = method.credit(batch, models)
+    scores = {name: models.score(view, batch) for name, view in method.views(batch, models).items()}
+    signal = method.signal(scores, batch, method.loss(scores, batch))
+    assert signal.shape == batch.ids.shape and not signal.requires_grad
+    assert not signal[~batch.own].any() and signal.isfinite().all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_gradient_vanishes_at_the_stated_fixed_point(name, tokenizer):
+    row = ROWS[name]
+    arguments = {**row.arguments, "kl": 0.0} if "kl" in row.arguments else row.arguments
+    arguments = {**arguments, "smoothing": 0.0} if "smoothing" in arguments else arguments
+    found = row.fixed(calls.method(name)(**arguments), Models(random_qwen(tokenizer)))
+    assert float(found.abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_replays_from_its_run_file(name, tmp_path):
+    spec = Spec(
+        Call(name, ROWS[name].run),
+        Call("tiny_calculation", {"train": 30, "test": 6}),
+        Run(steps=2, rows=8, lr=1e-3, micro_rows=5 if name != "dpo" else 8, eval_points=1,
+            eval_problems=3, eval_samples=2, eval_length=12, seed=5),
+    )  # fmt: skip
+    first = execute(spec, tmp_path / "first")
+    written = json.loads((first / "run.json").read_text())
+    second = execute(Spec.of(written["spec"]), tmp_path / "second")
+    assert measured(first) == measured(second)
+    assert len([line for line in measured(first) if line["kind"] == "step"]) == 2
+    assert_equal_weights(first, second)
+
+
+# ------------------------------------------------------------------ resuming
+
+
+class Pull(Watcher):
+    """Pulls the plug after a step."""
+
+    def __init__(self, after: int):
+        self.after = after
+
+    def step(self, line, fraction):
+        if line["step"] == self.after:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+@pytest.mark.parametrize(
+    "call",
+    [
+        Call("opsd", {"length": 12, "teacher": "initial"}),
+        Call("opsd", {"length": 12, "teacher": "ema:0.5"}),
+        Call("opsd", {"length": 12, "teacher": "policy"}),
+        Call("grpo", {"length": 12, "n": 4, "kl": 0.05}),
+    ],
+    ids=str,
+)
+def test_a_resumed_run_is_the_uninterrupted_one(call, lora, tmp_path):
+    spec = Spec(
+        call,
+        Call("tiny_calculation", {"train": 20, "test": 4}),
+        Run(steps=4, rows=8, lr=1e-3, schedule="cosine", warmup=2, eval_points=1, eval_problems=2,
+            eval_samples=2, eval_length=8, save_every=2),
+        lora=lora,
+    )  # fmt: skip
+    whole = execute(spec, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        execute(spec, tmp_path / "broken", watcher=Pull(after=3))
+    assert len(complete_checkpoints(tmp_path / "broken" / "checkpoints")) == 1
+    resumed = execute(spec, tmp_path / "broken", resume=True)
+    assert measured(whole) == measured(resumed)
+    assert_equal_weights(whole, resumed)
+    assert (whole / "samples.jsonl").read_text() == (resumed / "samples.jsonl").read_text()
+
+
+def measured(folder) -> list[dict[str, Any]]:
+    """The lines of a run without what a clock or the machine decides."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["ledger"]["seconds"], line["ledger"]["peak_bytes"]
+    return lines
+
+
+def assert_equal_weights(one, other) -> None:
+    from safetensors.torch import load_file
+
+    one, other = (complete_checkpoints(folder / "checkpoints")[-1] for folder in (one, other))
+    files = sorted(path.relative_to(one) for path in one.rglob("*.safetensors"))
+    assert len(files) >= 2
+    for name in files:
+        left, right = load_file(one / name), load_file(other / name)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[key], right[key]) for key in left), name
+
+
+# ------------------------------------------------------------------ rollouts
+
+
+ROLLOUTS = {
+    "Sample": lambda: Sample(3, 6, Law(0.9)),
+    "Given": lambda: Given(),
+    "GivenPairs": lambda: GivenPairs(),
+    "BestOf": lambda: BestOf(6, 6, keep=2),
+    "BestAndWorst": lambda: BestAndWorst(4, 6),
+    "WithSpread": lambda: WithSpread(Sample(3, 6), waves=2),
+}
+
+
+def defined(package: str, wanted: Callable[[Any], bool]) -> dict[str, Any]:
+    """The public names of that kind that the modules of a package define."""
+    found = {}
+    for name in calls.names(package):
+        module = importlib.import_module(f"autodidact.{package}.{name}")
+        for key, value in vars(module).items():
+            if not key.startswith("_") and getattr(value, "__module__", "") == module.__name__:
+                found |= {key: value} if wanted(value) else {}
+    return found
+
+
+def test_every_rollout_has_a_row():
+    kinds = defined("rollouts", lambda x: inspect.isclass(x) and issubclass(x, Rollout))
+    assert set(kinds) == set(ROLLOUTS)
+
+
+@pytest.fixture(params=ROLLOUTS)
+def rollout(request):
+    return ROLLOUTS[request.param]()
+
+
+def test_a_rollout_is_a_function_of_problems_weights_and_seed(rollout, qwen):
+    task, models = toy_task(4), Models(qwen)
+    state = torch.get_rng_state()
+    one, two, other = (rollout(task.train, models, task, seed) for seed in (1, 1, 2))
+    assert torch.equal(state, torch.get_rng_state())
+    first, second = photograph(one), photograph(two)
+    assert len(one) and first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(one.ids, other.ids) == (not rollout.draws)
+
+
+def test_rows_of_a_rollout_are_prompts_with_own_completions(rollout, qwen):
+    task, models = toy_task(4), Models(qwen)
+    batch = rollout(task.train, models, task, 1)
+    assert not any(stream.requires_grad for stream in batch.streams.values())
+    for row, problem in enumerate(batch.rows):
+        prompt = qwen.render(task.prompt(problem))
+        ids, own = batch.ids[row][batch.real[row]].tolist(), batch.own[row][batch.real[row]].tolist()
+        assert ids[: len(prompt)] == prompt
+        assert own == [False] * len(prompt) + [True] * (len(ids) - len(prompt))
+        assert len(ids) > len(prompt)
+    for number in batch.group.unique().tolist():
+        assert len({p.question for p, g in zip(batch.rows, batch.group.tolist(), strict=True) if g == number}) == 1
+
+
+def test_a_rollout_does_not_depend_on_the_other_problems(rollout, qwen):
+    task, models = toy_task(4), Models(qwen)
+    waves = getattr(rollout, "waves", 1)
+    together = rollout(task.train * waves, models, task, 1)
+    by_question: dict[str, list[list[int]]] = {}
+    for row, problem in enumerate(together.rows):
+        by_question.setdefault(problem.question, []).append(
+            together.ids[row][together.own[row]].tolist()
+        )
+    for problem in task.train:
+        alone = rollout([problem] * waves, models, task, 1)
+        found = [alone.ids[row][alone.own[row]].tolist() for row in range(len(alone))]
+        assert found == by_question.get(problem.question, [])
+
+
+def test_a_rollout_says_how_many_problems_a_step_takes(rollout):
+    waves = getattr(rollout, "waves", 1)
+    assert rollout.problems(4 * rollout.n) == 4 * waves
+    if rollout.n > 1:
+        with pytest.raises(ValueError, match="multiple"):
+            rollout.problems(4 * rollout.n + 1)
+
+
+# ------------------------------------------------------------------ credits and losses
+
+
+def _stream(batch: Batch, name: str) -> torch.Tensor:
+    return batch.take(name)
+
+
+CREDITS = {
+    "group_mean": lambda f, b: f(b.take("reward"), b.group),
+    "group_std": lambda f, b: f(b.take("reward"), b.group),
+    "group_advantage": lambda f, b: f(b).take("advantage"),
+}
+LOSSES = {
+    "clipped": lambda f, b: f(b.take("logp"), b.take("raw"), b.take("advantage"), 0.2, 0.3),
+    "k3": lambda f, b: f(b.take("logp"), b.take("raw")),
+    "nll": lambda f, b: f({"policy": about(b, b.take("hidden").reshape(-1, 3)[b.own.flatten()])}, b),
+    "sequence_mean": lambda f, b: f(b),
+    "constant": lambda f, b: f(b, 7),
+    "row_mean": lambda f, b: f(b),
+    "normalised": lambda f, b: torch.stack([f(k, 7)(b) for k in ("token", "sequence", "constant")], -1),
+    "token_mean": lambda f, b: f(b),
+}
+
+
+def test_every_credit_and_loss_has_a_row():
+    assert set(defined("credits", inspect.isfunction)) == set(CREDITS)
+    assert {*defined("losses", inspect.isfunction), "token_mean"} == set(LOSSES)
+
+
+PARTS = {
+    **defined("credits", inspect.isfunction),
+    **defined("losses", inspect.isfunction),
+    "token_mean": token_mean,
+}
+
+
+@pytest.fixture(params=[*CREDITS, *LOSSES])
+def part(request):
+    """(part, batch -> its values, a batch of two groups with every stream it may ask for)."""
+    call = {**CREDITS, **LOSSES}[request.param]
+    lengths = [2, 4, 1, 3, 3]
+    values = random_logits(sum(lengths), 4, seed=8, size=0.3).detach()
+    batch = rows_of(
+        lengths, [1.0, 0.0, math.nan, 0.5, 0.75],
+        logp=values[:, 0], raw=values[:, 1], advantage=values[:, 2],
+    )  # fmt: skip
+    batch = replace(batch, group=torch.tensor([0, 0, 0, 1, 1]))
+    return request.param, lambda b: call(PARTS[request.param], _with_laws(b))
+
+
+def _with_laws(batch: Batch) -> Batch:
+    """With a law over three words at each place, a function of the tokens there."""
+    law = torch.stack([(batch.ids * k).double().sin() for k in (1, 2, 3)], -1)
+    return _Loose(batch, law)
+
+
+class _Loose:
+    """A batch that also hands out a [B, T, 3] stream, which `Batch.put` does not allow."""
+
+    def __init__(self, batch, law):
+        self._batch, self._law = batch, law
+
+    def __getattr__(self, name):
+        return getattr(self._batch, name)

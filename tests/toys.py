@@ -1,0 +1,147 @@
+"""Small things that the tests share: random models in memory, a toy task, laws over three words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from autodidact.batch import Batch
+from autodidact.model import LM
+from autodidact.problem import Problem, Task
+from autodidact.scores import Head, Scores
+
+WORDS = 261
+"""Vocabulary of the shipped tokenizer: five special tokens and 256 bytes."""
+
+
+def random_qwen(tokenizer, seed: int = 0, dtype: torch.dtype = torch.float64, **options) -> LM:
+    """A random two-layer Qwen3, exact in float64: transformers' own norm computes in float32."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    settings = {
+        "vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+        "max_position_embeddings": 256, "initializer_range": 0.3, "tie_word_embeddings": False,
+        "eos_token_id": 4, "pad_token_id": 0,
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(Qwen3Config(**settings | options))
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child).__name__ == "Qwen3RMSNorm":
+                norm = torch.nn.RMSNorm(child.weight.shape[0], eps=child.variance_epsilon)
+                setattr(parent, name, norm)
+    return LM(model.to(dtype).eval(), tokenizer, "random Qwen3")
+
+
+@torch.no_grad()
+def perturb(lm: LM, size: float = 0.02, seed: int = 1) -> None:
+    """Move every trained weight a little, as some updates would."""
+    random = torch.Generator().manual_seed(seed)
+    for weight in lm.model.parameters():
+        if weight.requires_grad:
+            weight += size * torch.randn(weight.shape, generator=random, dtype=weight.dtype)
+
+
+def graded(text: str) -> float:
+    """A reward of 0, 1/2 or 1 that any text earns, spread evenly over random texts."""
+    return sum(text.encode()) % 3 / 2
+
+
+def toy_task(problems: int = 4, told: bool = True) -> Task:
+    """Sums with solutions of different lengths; `told=False` shows the teacher no solution."""
+    rows = [
+        Problem(
+            f"{i}+{i * i}",
+            f"{i}+{i * i}={i + i * i}" + "." * (i % 3),
+            str(i + i * i),
+            {"chosen": str(i + i * i), "rejected": "no" + "!" * (i % 4)},
+        )
+        for i in range(1, problems + 1)
+    ]
+
+    def prompt(problem):
+        return [{"role": "user", "content": problem.question}]
+
+    def privileged(problem):
+        text = f"{problem.question}\nsolution:\n{problem.solution}"
+        return [{"role": "user", "content": text}] if told else prompt(problem)
+
+    return Task(
+        "toy",
+        train=rows,
+        test=[Problem(f"{i}+1", f"{i}+1={i + 1}", str(i + 1)) for i in range(20, 24)],
+        prompt=prompt,
+        privileged=privileged,
+        correct=lambda problem, text: graded(text) == 1,
+        reward=lambda problems, texts: [graded(text) for text in texts],
+        final=lambda text: text[:1] or None,
+    )
+
+
+def laws(logits: torch.Tensor, targets, asked=None, temperature: float = 1.0) -> Scores:
+    """Scores whose logits are given, [N, V]: gradients in `hidden` are those in the logits."""
+    words = logits.shape[-1]
+    asked = torch.ones(1, len(logits), dtype=torch.bool) if asked is None else asked
+    head = Head(torch.eye(words, dtype=logits.dtype))
+    return Scores(logits, head, asked, torch.as_tensor(targets), temperature)
+
+
+def random_logits(*shape: int, seed: int = 0, size: float = 1.0) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return (size * torch.randn(shape, generator=random, dtype=torch.float64)).requires_grad_()
+
+
+def rows_of(lengths, rewards=None, task: Task | None = None, prompt: int = 1, **streams) -> Batch:
+    """One row for each length of completion over three words, after `prompt` tokens.
+
+    All rows form one group. Token streams are given flat, in row-major order of the own tokens.
+    """
+    width = prompt + max(lengths)
+    columns = torch.arange(width)
+    size = torch.tensor(lengths)[:, None]
+    real = columns < prompt + size
+    own = real & (columns >= prompt)
+    ids = (torch.arange(len(lengths))[:, None] + columns) % 3
+    group = torch.zeros(len(lengths), dtype=torch.long)
+    rows = tuple(Problem(str(i)) for i in range(len(lengths)))
+    batch = Batch(ids, real, own, group, rows, task or toy_task())
+    if rewards is not None:
+        batch = batch.put(reward=torch.as_tensor(rewards, dtype=torch.float64))
+    for name, values in streams.items():
+        value = torch.as_tensor(values, dtype=torch.float64)
+        empty = torch.zeros(own.shape, dtype=torch.float64)
+        whole = value if value.shape == batch.group.shape else empty.masked_scatter(own, value)
+        batch = batch.put(**{name: whole})
+    return batch
+
+
+def about(batch: Batch, logits: torch.Tensor, temperature: float = 1.0) -> Scores:
+    """`laws` for the own tokens of a batch, in row-major order."""
+    return laws(logits, batch.ids[batch.own], batch.own, temperature)
+
+
+def padded(batch: Batch, columns: int = 3, rubbish: float = 3.0) -> Batch:
+    """The batch with further columns that hold no token, only rubbish."""
+
+    def wide(value: torch.Tensor) -> torch.Tensor:
+        fill = False if value.dtype == torch.bool else type(value.flatten()[0].item())(rubbish)
+        return torch.nn.functional.pad(value, (0, columns), value=fill)
+
+    return replace(
+        batch, ids=wide(batch.ids), real=wide(batch.real), own=wide(batch.own),
+        streams={n: wide(v) if v.dim() > 1 else v for n, v in batch.streams.items()},
+    )  # fmt: skip
+
+
+def renumbered(batch: Batch) -> Batch:
+    """The same groups under other, descending and spaced, numbers."""
+    return replace(batch, group=1000 - 17 * batch.group)
+
+
+def photograph(batch: Batch) -> dict[str, torch.Tensor]:
+    """Copies of every tensor of a batch."""
+    fields = {name: getattr(batch, name) for name in ("ids", "real", "own", "group")}
+    return {name: value.clone() for name, value in {**fields, **batch.streams}.items()}
