@@ -16,7 +16,10 @@ WORDS = 261
 
 
 def random_qwen(tokenizer, seed: int = 0, dtype: torch.dtype = torch.float64, **options) -> LM:
-    """A random two-layer Qwen3, exact in float64: transformers' own norm computes in float32."""
+    """A random two-layer Qwen3, exact in float64: transformers' own norm computes in float32.
+
+    A sixth of its words end a completion, so that lengths differ.
+    """
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     settings = {
@@ -28,6 +31,7 @@ def random_qwen(tokenizer, seed: int = 0, dtype: torch.dtype = torch.float64, **
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(Qwen3Config(**settings | options))
+    model.generation_config.eos_token_id = list(range(4, WORDS, 6))
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child).__name__ == "Qwen3RMSNorm":

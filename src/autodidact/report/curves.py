@@ -38,7 +38,8 @@ def accuracy(summary: Summary, hues: Mapping[str, int]) -> str:
         if not lines:
             figures.append(f"<figure><figcaption>{caption}</figcaption></figure>")
         elif name == main:
-            wide = chart(f"main-{name}", lines, alt=alt, size=(880, 370), room=128, **options)
+            room = 24 + 7 * max(len(line.label) for line in lines)
+            wide = chart(f"main-{name}", lines, alt=alt, size=(880, 370), room=room, **options)
             narrow = chart(f"small-{name}", lines, alt=alt, size=(380, 280), **options)
             hero = (
                 f"<figure><figcaption>{caption}</figcaption>"
@@ -81,7 +82,11 @@ def curves(
             continue
         found = [point["metrics"][metric] for point in points]
         y, low, high = ([one[key] for one in found] for key in ("value", "low", "high"))
-        label = f"{arm['name']}  {words.number(metric, y[-1])}%" if labelled else arm["name"]
+        label = (
+            f"{words.shortened(arm['name'])}  {words.number(metric, y[-1])}%"
+            if labelled
+            else arm["name"]
+        )
         x = [point["budget"][column] for point in points]
         banded = None not in low
         lines.append(

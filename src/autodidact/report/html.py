@@ -141,7 +141,6 @@ def differences(summary: Summary, hues: Mapping[str, int]) -> str:
 
 def reaches(summary: Summary, hues: Mapping[str, int]) -> str:
     """What each arm had spent when it reached the target, and how many times less that is."""
-    reference = summary["reference"]
     columns = list(dict.fromkeys(name for arm in summary["arms"] for name in arm["reach"]))
     body = []
     for arm in summary["arms"]:
@@ -152,7 +151,7 @@ def reaches(summary: Summary, hues: Mapping[str, int]) -> str:
                 cells.append(cell("spends none"))
                 continue
             main, ends = words.reached(name, found)
-            more = versus(found.get("ratio"), reference)
+            more = versus(found.get("ratio"))
             if 0 < found["unreached"] < 1:
                 more += f"<small>{words.percent(found['unreached'])} of draws never</small>"
             cells.append(cell(main, ends, more=more))
@@ -160,14 +159,12 @@ def reaches(summary: Summary, hues: Mapping[str, int]) -> str:
     return grid(["arm", *map(words.column, columns)], body, "budget to reach the target")
 
 
-def versus(ratio: Summary | None, reference: str) -> str:
+def versus(ratio: Summary | None) -> str:
     """The ratio to the reference; bold if its interval excludes 1."""
-    main, ends = words.fewer(ratio, reference)
+    main, ends = words.fewer(ratio)
     if ratio is None or not main:
         return ""
-    low, high = ratio["low"], ratio["high"]
-    sure = low is not None and (low > 1 or (high is not None and high < 1))
-    kind = ' class="sure"' if sure else ""
+    kind = ' class="sure"' if words.surely(ratio) else ""
     return f"<em{kind}>{text(f'{main} ({ends})' if ends else main)}</em>"
 
 

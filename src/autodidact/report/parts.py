@@ -84,8 +84,8 @@ def reach(summary: Mapping[str, Any], hues: Mapping[str, int]) -> str:
     if len(summary["arms"]) > 1:
         said += (
             f" Below it, what {summary['reference']} had spent divided by what the arm had: above "
-            "1 the arm needed less; bold if the interval excludes 1. An end that is not reached "
-            "lies beyond the budget of the run."
+            '1 the arm needed less, "over" where only the arm arrived; bold if the interval '
+            "excludes 1. An end that is not reached lies beyond the budget of the run."
         )
     return note(said) + html.reaches(summary, hues)
 

@@ -8,14 +8,17 @@ from typing import Any
 from autodidact.report import words
 
 Summary = Mapping[str, Any]
+LONGEST_TITLE = 60
 
 
 def title(call: Summary) -> str:
     """What was run, on what."""
     if call["kind"] == "train":
         return f"{call['method']['name']} on {call['task']['name']}"
-    names = [arm["name"] for arm in call["arms"]]
-    return f"{listed(names)} at equal cost on {call['task']['name']}"
+    arms = listed([arm["name"] for arm in call["arms"]])
+    if len(arms) > LONGEST_TITLE:
+        arms = words.count(len(call["arms"]), "arm")
+    return f"{arms} at equal cost on {call['task']['name']}"
 
 
 def reading(summary: Summary) -> str:
@@ -111,22 +114,23 @@ def cost(summary: Summary) -> str:
         start = f"Within {words.amount(column, theirs['end'])} {reference} did not reach {goal}"
     else:
         start = f"To reach {goal}, {reference} took {words.amount(column, theirs['value'])}"
-    return f"{start}; {listed(told)}."
+    return f"{start}; {'; '.join(told)}."
 
 
 def compared(ratio: Summary) -> str:
     """A ratio in words: only an interval without 1 is called fewer or more."""
-    low, high = ratio["low"], ratio["high"]
+    sure, (_, ends) = words.surely(ratio), words.fewer(ratio)
     match ratio["case"]:
-        case "reached" if low is not None and low > 1:
-            ends = f"{words.times(low)} to {'any number' if high is None else words.times(high)}"
+        case "reached" if sure > 0:
             return f"{words.times(ratio['value'])} times fewer ({ends})"
-        case "reached" if high is not None and high < 1:
+        case "reached" if sure < 0:
             return f"{words.times(1 / ratio['value'])} times more"
         case "reached":
             return "neither clearly fewer nor clearly more"
-        case "reference not reached":
+        case "reference not reached" if sure > 0:
             return f"at least {words.times(ratio['at_least'])} times fewer"
+        case "reference not reached":
+            return "got there, but not in every draw"
         case "met at the start":
             return "was there from the start"
         case _:

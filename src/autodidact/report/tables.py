@@ -17,7 +17,8 @@ SHORT = {"student_backward": "backward", "optimizer_steps": "steps"}
 def tables(summary: dict[str, Any]) -> list[Table]:
     """The final metrics, then the budgets to the target (left out if there is no target).
 
-    An interval stands under its value, so that both tables fit 80 columns.
+    An interval stands under its value, so that both tables fit 80 columns; with long names of arms
+    lengths, entropies and seconds are left to the report.
     """
     found = [final(summary)]
     if summary["target"]:
@@ -29,13 +30,14 @@ def final(summary: dict[str, Any]) -> Table:
     """Every arm's final metrics with intervals, and the gain over the base model."""
     samples, primary = summary["samples"], summary["metric"]
     shown = [name for name in TABLE if any(arm["final"][name] for arm in summary["arms"])]
+    shown = [name for name in shown if name not in unfit(summary)]
     table = blank(
         f"Held-out accuracy in %: {words.count(summary['problems'], 'problem')}, "
         f"{words.count(len(summary['seeds']), 'seed')}, {summary['level']:.0%} intervals"
     )
     heads = {"sampled": f"mean@{samples}", "pass@k": f"pass@{words.half(samples)}"}
     heads |= {"majority": f"maj@{samples}", "forgetting": "retained"}
-    table.add_column("arm", no_wrap=True)
+    table.add_column("arm", overflow="fold", max_width=18)
     for name in shown:
         number_column(table, heads.get(name, name))
         if name == primary:
@@ -57,12 +59,13 @@ def final(summary: dict[str, Any]) -> Table:
 def cost(summary: dict[str, Any]) -> Table:
     """What each arm spent to reach the target, by ledger column, and its ratio to the reference."""
     target, reference = summary["target"], summary["reference"]
-    columns = list(dict.fromkeys(name for arm in summary["arms"] for name in arm["reach"]))
+    known = dict.fromkeys(name for arm in summary["arms"] for name in arm["reach"])
+    columns = [name for name in known if name not in unfit(summary)]
     title = f"Spent to reach {100 * target['value']:.1f}% ({target['rule']})"
     if len(summary["arms"]) > 1:
         title += f"; {words.TIMES}: {reference}'s over the arm's"
     table = blank(title)
-    table.add_column("arm", no_wrap=True)
+    table.add_column("arm", overflow="fold", max_width=18)
     for name in columns:
         number_column(table, SHORT.get(name, name))
     for arm in summary["arms"]:
@@ -88,8 +91,15 @@ def brief(name: str, found: dict[str, Any] | None) -> str:
         sign = ">" if ratio["case"] == "reference not reached" else ""
         lines.append(f"{sign}{words.times(ratio['at_least'])}{words.TIMES}")
         ends = ["inf" if ratio[end] is None else words.times(ratio[end]) for end in ENDS]
-        lines.append(f"{ends[0]}..{ends[1]}")
+        if ratio["low"] is not None:
+            lines.append(f"{ends[0]}..{ends[1]}")
     return "\n".join(lines)
+
+
+def unfit(summary: dict[str, Any]) -> tuple[str, ...]:
+    """Columns for which long names leave no room."""
+    longest = max(len(arm["name"]) for arm in summary["arms"])
+    return ("length", "entropy", "seconds") if longest > 6 else ()
 
 
 def blank(title: str) -> Table:

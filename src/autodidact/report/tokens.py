@@ -64,7 +64,7 @@ def encode(found: Sequence[tuple[int, str, Document]], space: int = SPACE) -> tu
             break
     while len(text) > space and len(problems) > 1:
         keep = max(1, int(len(problems) * space / len(text) * 0.97))
-        problems = problems[:keep]
+        problems = dict(list(problems.items())[:keep])
         text = pack(payload(found, problems, kept))
     if kept < most:
         notes.append(f"Of {most} top words {kept} are kept, so that this file stays small.")
@@ -80,21 +80,36 @@ def tokens(one: Document) -> list[Document]:
     return [token for problem in one["problems"] for token in problem["tokens"]]
 
 
-def questions(found: Sequence[tuple[int, str, Document]]) -> list[Document]:
+def keyed(one: Document) -> dict[tuple[str, int], Document]:
+    """Problems by question; one that is there twice, as several samples are, is told apart."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for problem in one["problems"]:
+        question = problem["question"]
+        found[question, seen[question]] = problem
+        seen[question] += 1
+    return found
+
+
+def questions(found: Sequence[tuple[int, str, Document]]) -> dict[tuple[str, int], Document]:
     """The problems of all arms, each once, in the order of the arms that show them."""
-    seen = {problem["question"]: problem for _, _, one in found for problem in one["problems"]}
-    return list(seen.values())
+    seen: dict[tuple[str, int], Document] = {}
+    for _, _, one in found:
+        for key, problem in keyed(one).items():
+            seen.setdefault(key, problem)
+    return seen
 
 
 def payload(
-    found: Sequence[tuple[int, str, Document]], problems: Sequence[Document], kept: int
+    found: Sequence[tuple[int, str, Document]],
+    problems: Mapping[tuple[str, int], Document],
+    kept: int,
 ) -> Document:
     """What the page's script reads. Words are numbers into one list, the frequent ones first."""
-    shown = {problem["question"] for problem in problems}
     counts: Counter[str] = Counter()
     for _, _, one in found:
-        for problem in one["problems"]:
-            if problem["question"] in shown:
+        for key, problem in keyed(one).items():
+            if key in problems:
                 for token in problem["tokens"]:
                     counts[token["text"]] += 1
                     for side in SIDES:
@@ -122,7 +137,7 @@ def payload(
 
     arms = []
     for index, name, one in found:
-        by_question = {problem["question"]: problem for problem in one["problems"]}
+        own = keyed(one)
         signed = any((token["signal"] or 0) < 0 for token in tokens(one))
         arms.append(
             {
@@ -133,17 +148,11 @@ def payload(
                 "reader": one.get("teacher") or "teacher",
                 "signed": signed or one["signal"] == "advantage",
                 "scale": scale([other for _, _, other in found if same_kind(other, one)]),
-                "problems": [
-                    completion(by_question[problem["question"]])
-                    if problem["question"] in by_question
-                    else None
-                    for problem in problems
-                ],
+                "problems": [completion(own[key]) if key in own else None for key in problems],
             }
         )
-    heads = [
-        {key: problem[key] for key in ("question", "solution", "answer")} for problem in problems
-    ]
+    parts = ("question", "solution", "answer")
+    heads = [{part: problem[part] for part in parts} for problem in problems.values()]
     return {"words": vocabulary, "problems": heads, "arms": arms}
 
 

@@ -133,8 +133,11 @@ def reached(name: str, found: Mapping[str, Any]) -> tuple[str, str]:
     return main, ends
 
 
-def fewer(found: Mapping[str, Any] | None, reference: str) -> tuple[str, str]:
-    """A ratio to the reference in words, and its interval."""
+def fewer(found: Mapping[str, Any] | None) -> tuple[str, str]:
+    """A ratio to the reference in words, and its interval.
+
+    "over": the reference did not reach the target; what it spent in vain is a lower bound.
+    """
     if found is None:
         return "", ""
     low, high = found["low"], found["high"]
@@ -145,7 +148,7 @@ def fewer(found: Mapping[str, Any] | None, reference: str) -> tuple[str, str]:
         case "reached":
             main = f"{times(found['value'])}{TIMES}"
         case "reference not reached":
-            main = f"over {times(found['at_least'])}{TIMES} ({reference} did not reach it)"
+            main = f"over {times(found['at_least'])}{TIMES}"
         case "not reached":
             main = "did not reach it"
         case "neither reached":
@@ -153,6 +156,23 @@ def fewer(found: Mapping[str, Any] | None, reference: str) -> tuple[str, str]:
         case _:
             main = "met at the start"
     return main, ends
+
+
+def surely(found: Mapping[str, Any]) -> int:
+    """1 if an arm surely needs less than the reference, -1 if more, else 0.
+
+    Nothing is sure if more than one draw in twenty has no ratio. A lower end that is not finite
+    is one above 1.
+    """
+    low, high = found["low"], found["high"]
+    if found["undefined"] > 0.05:
+        return 0
+    return (low is None or low > 1) - (high is not None and high < 1)
+
+
+def shortened(name: str, most: int = 20) -> str:
+    """A name that fits beside a chart."""
+    return name if len(name) <= most else name[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def percent(share: float) -> str:

@@ -1,0 +1,220 @@
+"""Our GRPO against TRL's on one task, reward and budget: `python -m benchmarks.parity`.
+
+Three arms train the shipped tiny model with every seed, on the same problems in the same order:
+
+ours    `grpo` with our engine;
+TRL     `GRPOTrainer` with transformers' `generate`: another sampler, other random numbers;
+shared  `GRPOTrainer` fed by our engine through its `rollout_func`: the learning rule alone.
+
+Ours and TRL must be equal in accuracy within the noise of sampling; ours and shared must go the
+same way, weight by weight, and TRL's count of the shared tokens must be that of our ledger.
+
+Settled here so that the arms do the same, where TRL's defaults differ: loss_type "grpo" (mean of
+each row, then over rows; "dapo" by default), a constant learning rate (linear), float32 (bfloat16),
+no activation checkpointing (on), problems in the given order (shuffled). Left as they are, because
+at these values they have no effect: top-k, top-p, min-p and repetition penalty. One difference
+stays: on the first update TRL takes its own detached log-probability as the old one, so its ratio
+is exactly 1, while ours is that of trainer and sampler, 1 within float32 rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from autodidact.engines import local
+from autodidact.engines.law import Law
+from autodidact.evaluate import Evaluation
+from autodidact.methods.grpo import grpo
+from autodidact.model import LM, load
+from autodidact.models import Models
+from autodidact.problem import Problem, Task
+from autodidact.rollouts.sample import complete
+from autodidact.run import Run
+from autodidact.statistics import difference, estimate, resample
+from autodidact.tasks.random_calculation import tiny_calculation
+from autodidact.train import Training, problems_at
+from benchmarks.table import Row, machine, show, write
+
+MARGIN = 0.03
+"""Accuracies that differ by less are called equal."""
+TOLERANCE = 0.01
+"""Largest share by which the ledger may be off."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all arms share. `rows` completions of `rows / n` problems make one update."""
+
+    steps: int = 60
+    rows: int = 64
+    n: int = 8
+    length: int = 40
+    lr: float = 5e-4
+    clip: float = 0.2
+    grad_clip: float = 1.0
+    weight_decay: float = 0.0
+
+    def problems(self, task: Task, seed: int) -> list[Problem]:
+        return problems_at(task.train, 0, self.steps * self.rows // self.n, seed)
+
+
+@dataclass
+class Outcome:
+    """What an arm left: its model, seconds of each step, the ledger, and a count beside it."""
+
+    lm: LM
+    seconds: list[float]
+    ledger: dict[str, float]
+    counted: Counter[str]
+    rewards: list[float]
+
+
+@contextmanager
+def counting(lm: LM) -> Iterator[Counter[str]]:
+    """Counts tokens where they pass, by the names of the ledger's columns, without the ledger."""
+    count: Counter[str] = Counter()
+    generate = local.generate
+
+    def watched(*args: Any) -> Any:
+        found = generate(*args)
+        count["generated"] += sum(len(each.ids) for group in found for each in group)
+        return found
+
+    def passed(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        tokens = int(kwargs["attention_mask"].sum())
+        if torch.is_grad_enabled():
+            count["student_forward"] += tokens
+            output.last_hidden_state.register_hook(
+                lambda gradient: count.update(student_backward=tokens)
+            )
+        elif kwargs["input_ids"].shape[1] == kwargs["attention_mask"].shape[1]:
+            count["prefilled"] += tokens
+
+    hook = lm.base.base_model.register_forward_hook(passed, with_kwargs=True)
+    try:
+        with patch.object(local, "generate", watched):
+            yield count
+    finally:
+        hook.remove()
+
+
+def ours(setting: Setting, task: Task, seed: int) -> Outcome:
+    models = Models(load("tiny"))
+    method = grpo(setting.n, setting.length, setting.clip)
+    run = Run(
+        steps=setting.steps, rows=setting.rows, lr=setting.lr, grad_clip=setting.grad_clip,
+        weight_decay=setting.weight_decay, seed=seed,
+    )  # fmt: skip
+    training = Training(method, models, task, run)
+    seconds, rewards = [], []
+    with counting(models.policy) as counted:
+        for _ in range(setting.steps):
+            started = time.perf_counter()
+            _, line = training.advance()
+            seconds.append(time.perf_counter() - started)
+            rewards.append(line["reward"])
+    return Outcome(models.policy, seconds, models.ledger.counts(), counted, rewards)
+
+
+def trl(setting: Setting, task: Task, seed: int, shared: bool) -> Outcome:
+    """TRL's trainer; with `shared` it is fed the tokens that our engine draws from its weights."""
+    from datasets import Dataset
+    from transformers import PrinterCallback, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    lm = load("tiny")
+    models = Models(lm)
+    problems = setting.problems(task, seed)
+
+    def reward(prompts, completions, number, **_):
+        texts = [message["content"] for [message] in completions]
+        return task.score([problems[i] for i in number], texts)
+
+    def rollout(prompts, trainer):
+        heads = [lm.render(prompt) for prompt in prompts]
+        draw = seed * 1_000_003 + trainer.state.global_step
+        found = complete(models, heads[:: setting.n], setting.n, setting.length, Law(), draw)
+        completions = [each.ids for group in found for each in group]
+        return {"prompt_ids": heads, "completion_ids": completions, "logprobs": None}
+
+    seconds: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *args, **kwargs):
+            seconds.append(-time.perf_counter())
+
+        def on_step_end(self, *args, **kwargs):
+            seconds[-1] += time.perf_counter()
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = GRPOConfig(
+            folder, max_steps=setting.steps, per_device_train_batch_size=setting.rows,
+            num_generations=setting.n, max_completion_length=setting.length,
+            learning_rate=setting.lr, lr_scheduler_type="constant", optim="adamw_torch",
+            weight_decay=setting.weight_decay, max_grad_norm=setting.grad_clip,
+            loss_type="grpo", epsilon=setting.clip, beta=0.0, scale_rewards="group",
+            shuffle_dataset=False, gradient_checkpointing=False, bf16=False, use_cpu=True,
+            seed=seed, logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True,
+        )  # fmt: skip
+        rows = {
+            "prompt": [task.prompt(problem) for problem in problems],
+            "number": list(range(len(problems))),
+        }
+        trainer = GRPOTrainer(
+            lm.model, reward, config, Dataset.from_dict(rows), processing_class=lm.tokenizer,
+            callbacks=[Clock()], rollout_func=rollout if shared else None,
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
+        drawn = {name: getattr(trainer.generation_config, name) for name in neutral}
+        assert drawn == neutral, f"TRL would sample with {drawn}"
+        assert trainer.generation_config.min_p is None
+        rendered = trainer._tokenize_prompts(rows["prompt"])[0]
+        assert rendered == [lm.render(prompt) for prompt in rows["prompt"]], "other prompts"
+        trainer.train()
+    lm.model.eval()
+    steps = [line for line in trainer.state.log_history if "completions/mean_length" in line]
+    generated = sum(line["completions/mean_length"] for line in steps) * setting.rows
+    counted = Counter(generated=round(generated), seen=round(steps[-1]["num_tokens"]))
+    rewards = [line["reward"] for line in steps]
+    return Outcome(lm, seconds, models.ledger.counts(), counted, rewards)
+
+
+def flat(lm: LM) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten() for weight in lm.model.parameters()])
+
+
+def apart(one: Outcome, other: Outcome) -> float:
+    """Distance of two arms' weights over the distance that the first went from the start."""
+    gone = (flat(one.lm) - flat(load("tiny"))).norm()
+    return float((flat(one.lm) - flat(other.lm)).norm() / gone)
+
+
+def verdict(values: Sequence[tuple[float, float]], margin: float = MARGIN) -> str:
+    raise NotImplementedError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.parity", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
+    parser.add_argument("--steps", type=int, default=Setting.steps)
+    parser.add_argument("--lr", type=float, default=Setting.lr)
+    parser.add_argument("--problems", type=int, default=500, help="held-out problems looked at")
+    parser.add_argument("--samples", type=int, default=8, help="completions of each of them")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)

@@ -1,0 +1,120 @@
+"""The command line. `main` turns what a user did wrong into a line or two and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, UnknownCommandError, UnknownOptionError
+from cyclopts.exceptions import UnusedCliTokensError
+
+from autodidact.names import choose
+
+COMMANDS = {
+    "train": ("train:app", "Train a model by a method."),
+    "compare": ("compare:app", "Several methods, several seeds, one budget; a table and a report."),
+    "evaluate": ("completions:evaluate", "Accuracy of a model or of a trained run."),
+    "sample": ("completions:sample", "Show completions, right and wrong."),
+    "methods": ("methods:methods", "What methods there are, or all about one of them."),
+    "report": ("runs:report", "Write the HTML report of a run, and print its tables."),
+    "show": ("runs:show", "A summary of a run."),
+    "doctor": ("runs:doctor", "What is wrong with a finished run, and what to do about it."),
+    "verify": ("verify:verify", "Grade a file of completions."),
+}
+"""Name -> where it is in `autodidact.commands`, and its help. Imported when it is used."""
+
+
+def application(everything: bool = False) -> App:
+    """The command line; `everything` shows all options in helps."""
+    app = App(
+        name="autodidact",
+        help="Token-level post-training of language models: one model that teaches itself.",
+        help_format="plaintext",
+        help_formatter=_short_help() if not everything else "default",
+        version=_version,
+        suppress_keyboard_interrupt=False,
+    )
+    for place, (name, (path, said)) in enumerate(COMMANDS.items()):
+        app.command(f"autodidact.commands.{path}", name=name, help=said, sort_key=place)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command line, `sys.argv` by default.
+
+    Exit codes: 2 for what the user can mend, said in a line or two; 130 after an interrupt. Any
+    other exception is a bug and keeps its traceback.
+    """
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    everything = "--help-all" in tokens
+    tokens = ["--help" if token == "--help-all" else token for token in tokens]
+    app = application(everything)
+    try:
+        app(tokens, print_error=False, exit_on_error=False, result_action="return_value")
+    except CycloptsError as error:
+        _refuse(explain(error))
+    except ValueError as error:
+        _refuse(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe went away, as `head` does; keep Python from flushing into it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def explain(error: CycloptsError) -> str:
+    """What is wrong with a command line, with the nearest valid name."""
+    chain = list(error.command_chain or ())
+    given = error.root_input_tokens or []
+    if chain == ["train"] and isinstance(error, (UnusedCliTokensError, UnknownOptionError)):
+        from autodidact import calls
+
+        after = given[given.index("train") + 1]
+        if not after.startswith("-"):
+            return _reason("method", after, calls.names("methods"))
+        return f"{error} Options of a training follow its method: autodidact train METHOD {after}"
+    if isinstance(error, UnknownCommandError) and not chain and error.unused_tokens:
+        return _reason("command", error.unused_tokens[0], list(COMMANDS))
+    if isinstance(error, UnknownOptionError) and chain[:1] == ["train"]:
+        if "--resume" in (error.token.keyword or ""):
+            return "--resume stands alone: autodidact train --resume DIR"
+    if isinstance(error, UnknownOptionError):
+        return f"{error} All options: autodidact {' '.join([*chain, '--help-all'])}"
+    return str(error)
+
+
+def _reason(kind: str, given: str, allowed: Sequence[str]) -> str:
+    try:
+        choose(kind, given, allowed)
+    except ValueError as error:
+        return str(error)
+    raise AssertionError(f"{given} is a {kind}")
+
+
+def _refuse(reason: str) -> None:
+    print(f"autodidact: {reason}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("autodidact")
+
+
+def _short_help():
+    """A help formatter that counts the further options instead of showing them."""
+    from cyclopts.help.formatters import DefaultFormatter
+
+    from autodidact.commands.options import FURTHER
+
+    class Short(DefaultFormatter):
+        def __call__(self, console, options, panel):
+            if panel.title == FURTHER:
+                console.print(f"{len(panel.entries)} further options: --help-all")
+            else:
+                super().__call__(console, options, panel)
+
+    return Short()

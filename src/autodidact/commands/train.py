@@ -1,0 +1,168 @@
+"""`autodidact train METHOD`: one subcommand a method, its options the factory's signature."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from autodidact import api, calls
+from autodidact.calls import Call
+from autodidact.commands import signatures
+from autodidact.commands.options import (
+    FURTHER,
+    SHOWN,
+    USUAL_RUN,
+    USUAL_SETTING,
+    command,
+    pick,
+    rest,
+    run_options,
+    setting_options,
+)
+from autodidact.commands.signatures import Factory, Option
+from autodidact.demo import TINY
+
+if TYPE_CHECKING:
+    from autodidact.console import Console
+
+PREFIX = "run_"
+"""Before an option of the run whose name the method uses itself."""
+
+OWN = (
+    Option("out", Path | None, None, "the run directory; a fresh one under runs/ by default."),
+    Option("quiet", bool, False, "print diagnoses and the result only."),
+)
+
+app = App(
+    name="train",
+    help="Train a model by a method. The shipped tiny model on its own task by default.",
+    help_epilogue="autodidact train METHOD --help shows the options of a method.",
+)
+
+
+@app.default
+def resume(
+    *,
+    resume: Annotated[
+        Path | None, Parameter(help="run directory to go on with, from its newest checkpoint")
+    ] = None,
+    quiet: Annotated[
+        bool, Parameter(help="print diagnoses and the result only", negative="")
+    ] = False,
+) -> None:
+    if resume is None:
+        raise ValueError(
+            f"train needs a method, or --resume DIR; methods: {', '.join(calls.names('methods'))}"
+        )
+    _watched(quiet, resume, lambda watcher: api.resume(resume, watcher))
+
+
+def _register(factory: Factory) -> None:
+    """Make the subcommand of a method."""
+    own = {option.name for option in factory.options}
+    of_run = tuple(
+        replace(each, name=PREFIX + each.name) if each.name in own else each
+        for each in run_options()
+    )
+    of_setting = setting_options()
+    usual = (
+        *pick(of_setting, USUAL_SETTING),
+        *pick(of_run, [name for name in USUAL_RUN if name not in own]),
+        *OWN,
+    )
+    # A method with many options shows its first ones.
+    room = SHOWN - len(usual)
+    names = [option.name for option in usual]
+    further = (*factory.options[room:], *rest(of_run, names), *rest(of_setting, names))
+
+    def run(**values: Any) -> None:
+        arguments = {name: value for name, value in values.items() if name in own}
+        others = {k.removeprefix(PREFIX): v for k, v in values.items() if k not in own}
+        _train(Call(factory.name, arguments), **others)
+
+    app.command(
+        command(
+            factory.name,
+            f"{factory.title}\n\nSource: {factory.line('Source')}.\n\n"
+            f"Needs: {factory.line('Needs')}.\n\n"
+            f"Without --model, --data and --task: {_usual(own)}",
+            run,
+            (
+                (f"Options of {factory.name}", factory.options[:room]),
+                ("Model, data and run", usual),
+                (FURTHER, further),
+            ),
+        ),
+        name=factory.name,
+        help_epilogue="",
+    )
+
+
+def _usual(own: Collection[str]) -> str:
+    """The defaults that suit the tiny model, as far as a method has them."""
+    known = {k: v for k, v in TINY.items() if k in own or k in api.RUN}
+    said = " ".join(f"--{name} {value}" for name, value in known.items())
+    return f"the tiny model on its own task, with {said}."
+
+
+for _name in calls.names("methods"):
+    _register(signatures.method(_name))
+
+
+def _train(method: Call, *, out: Path | None = None, quiet: bool = False, **options: Any) -> None:
+    from autodidact.run import Directory
+
+    place = Directory(out).path
+    if options.get("trust_remote_code"):
+        warn_of_code(options.get("model", api.MODEL))
+    _watched(
+        quiet, place, lambda watcher: api.train(method, out=place, watcher=watcher, **options)
+    )
+
+
+def _watched(quiet: bool, place: Path, work: Callable[[Console], Path]) -> None:
+    """Do the work with a console watching; then say where the results are."""
+    from autodidact.commands.live import watcher_of
+
+    watcher = watcher_of(quiet)
+    try:
+        work(watcher)
+    except KeyboardInterrupt:
+        print(stopped(place), file=sys.stderr)
+        raise
+    finally:
+        if watcher.bar is not None:
+            watcher.bar.stop()
+    report = place / "report.html"
+    print(f"run directory: {place}")
+    print(f"report: {report}" if report.exists() else "no report: nothing was evaluated")
+
+
+def stopped(place: Path) -> str:
+    """How to go on with an interrupted run."""
+    from autodidact import checkpoint
+
+    if checkpoint.complete(place / "checkpoints"):
+        return f"stopped; go on with: autodidact train --resume {place}"
+    if (place / "run.json").exists():
+        return (
+            f"stopped before the first checkpoint: {place} cannot be resumed; "
+            "--save-every N writes one every N steps"
+        )
+    return "stopped before the start; nothing was written"
+
+
+def warn_of_code(model: str) -> None:
+    """Say loudly that code of strangers will run."""
+    from rich.console import Console
+
+    Console(stderr=True).print(
+        f"[bold white on red] trust_remote_code [/] code that comes with {model} will run on this "
+        "machine, with your rights",
+        highlight=False,
+    )
