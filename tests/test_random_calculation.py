@@ -239,7 +239,9 @@ def test_rewards_of_completions():
     ("text", "wording", "expected"),
     [
         ("8*3=24\n7+24=31", "terse", 31),
-        ("7+8*3=7+24", "terse", 31),
+        ("7+8*3=7+24", "terse", None),
+        ("=7+8*3", "terse", None),
+        (r"\boxed{7+8*3}", "full", None),
         ("31", "terse", None),
         ("1+1=", "terse", None),
         (r"so \boxed{1}, no \boxed{\frac{3}{2}}.", "full", Fraction(3, 2)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from cyclopts import App, CycloptsError, UnknownCommandError, UnknownOptionError
 from cyclopts.exceptions import UnusedCliTokensError
@@ -23,6 +24,23 @@ COMMANDS = {
     "verify": ("verify:verify", "Grade a file of completions."),
 }
 """Name -> where it is in `autodidact.commands`, and its help. Imported when it is used."""
+
+ELSEWHERE = {
+    "learning-rate": "lr",
+    "max-steps": "steps",
+    "batch-size": "rows",
+    "per-device-train-batch-size": "rows",
+    "num-generations": "n",
+    "max-completion-length": "length",
+    "max-new-tokens": "length",
+    "model-name-or-path": "model",
+    "dataset-name": "data",
+    "output-dir": "out",
+    "report-to": "track",
+    "reward-funcs": "rewards",
+    "lora-r": "lora",
+}
+"""What options are called in other libraries, for who mistypes or misremembers one."""
 
 
 def application(everything: bool = False) -> App:
@@ -77,12 +95,21 @@ def explain(error: CycloptsError) -> str:
         return f"{error} Options of a training follow its method: autodidact train METHOD {after}"
     if isinstance(error, UnknownCommandError) and not chain and error.unused_tokens:
         return _reason("command", error.unused_tokens[0], list(COMMANDS))
-    if isinstance(error, UnknownOptionError) and chain[:1] == ["train"]:
-        if "--resume" in (error.token.keyword or ""):
-            return "--resume stands alone: autodidact train --resume DIR"
     if isinstance(error, UnknownOptionError):
-        return f"{error} All options: autodidact {' '.join([*chain, '--help-all'])}"
+        return _unknown_option(error.token.keyword or error.token.value, chain, error)
     return str(error)
+
+
+def _unknown_option(given: str, chain: Sequence[str], error: UnknownOptionError) -> str:
+    if chain[:1] == ["train"] and given == "--resume":
+        return "--resume stands alone: autodidact train --resume DIR"
+    known = {name.lstrip("-") for each in error.argument_collection for name in each.names}
+    meant = {name: name for name in sorted(known)}
+    meant |= {theirs: ours for theirs, ours in ELSEWHERE.items() if ours in known}
+    near = get_close_matches(given.lstrip("-").replace("_", "-"), meant, n=1, cutoff=0.6)
+    hint = f"; did you mean --{meant[near[0]]}?" if near else "."
+    command = " ".join(["autodidact", *chain])
+    return f"unknown option {given}{hint} All options: {command} --help-all"
 
 
 def _reason(kind: str, given: str, allowed: Sequence[str]) -> str:

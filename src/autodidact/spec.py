@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from autodidact import calls
 from autodidact.calls import Call
@@ -28,7 +28,7 @@ class Spec:
     task: Call
     run: Run = field(default_factory=Run)
     model: str = "tiny"
-    precision: str = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     lora: int = 0
     lora_alpha: int | None = None
     thinking: bool | None = None

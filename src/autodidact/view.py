@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int
 from autodidact.batch import Batch
 
 if TYPE_CHECKING:
-    from autodidact.model import Models
+    from autodidact.models import Models
     from autodidact.problem import Message
 
 

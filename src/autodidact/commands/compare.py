@@ -113,15 +113,14 @@ def run(*arms: str, **values: Any) -> None:
     print_tables(place)
 
 
-app = App(name="compare")
+app = App(
+    name="compare",
+    help_epilogue='autodidact compare opsd "opsd(divergence=reverse, lr=1e-4)" grpo --budget 40000',
+)
 app.default(
     command(
         "compare",
-        """Several methods, several seeds, one budget; a table and a report of what it bought.
-
-        An arm is a method, perhaps with options of its own or of its run:
-        autodidact compare opsd "opsd(divergence=reverse, lr=1e-4)" grpo --budget 40000
-        """,
+        "",
         run,
         (("Comparison", OWN), ("Model, data and run", USUAL),
          (FURTHER, (*rest(OF_RUN, [o.name for o in USUAL]),
@@ -130,7 +129,7 @@ app.default(
             Positional(
                 "arms",
                 Positional.VAR_POSITIONAL,
-                annotation=Annotated[str, Parameter(help="methods, see `autodidact methods`")],
+                annotation=Annotated[str, Parameter(help="methods, perhaps with options of their own or of their run")],
             ),
         ),
     )

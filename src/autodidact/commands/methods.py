@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -29,9 +30,11 @@ def methods(
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", no_wrap=True, style="bold")
-    for column in ("what it is", "paper", "needs"):
-        table.add_column(column)
+    for column, share in (("what it is", 4), ("paper", 4), ("needs", 1)):
+        table.add_column(column, ratio=share)
     for factory in map(signatures.method, calls.names("methods")):
-        cells = (factory.title, factory.line("Source"), factory.line("Needs").replace("`", ""))
-        table.add_row(factory.name, *map(Text, cells))
+        paper = re.sub(r" \(.*?\)", "", factory.line("Source"))
+        # The first of several ways, without its explanation.
+        needs = ", ".join(re.findall("`(.*?)`", factory.line("Needs").partition(";")[0]))
+        table.add_row(factory.name, Text(factory.title.rstrip(".")), Text(paper), Text(needs))
     Console().print(table)

@@ -35,7 +35,17 @@ COMMON = {
 
 USUAL_RUN = ("steps", "budget", "lr", "rows", "seed")
 """Fields of `Run` that help shows first."""
-USUAL_SETTING = ("model", "data", "task", "columns", "test", "rewards", "lora", "precision", "track")
+USUAL_SETTING = (
+    "model",
+    "data",
+    "task",
+    "columns",
+    "test",
+    "rewards",
+    "lora",
+    "precision",
+    "track",
+)
 
 
 @cache

@@ -14,9 +14,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from inspect import Parameter
+from inspect import Parameter, formatannotation
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 TYPES: dict[str, Any] = {
     "int": int, "float": float, "str": str, "bool": bool, "None": None, "Path": Path
@@ -32,15 +32,25 @@ class Option:
     default: Any = Parameter.empty
     help: str = ""
 
+    def __str__(self) -> str:
+        kind = formatannotation(self.annotation).replace("typing.", "")
+        default = "" if self.default is Parameter.empty else f" = {self.default!r}"
+        return f"{self.name}: {kind}{default}"
+
 
 @dataclass(frozen=True)
 class Factory:
-    """A function that makes a method: its name, options, signature as written, and docstring."""
+    """A function that makes a method: its name, options and docstring."""
 
     name: str
     options: tuple[Option, ...]
-    signature: str
     doc: str
+
+    @property
+    def signature(self) -> str:
+        """The signature, an option a line, with the values that are allowed."""
+        lines = [f"    {option},\n" for option in self.options]
+        return f"{self.name}({''.join(['\n', *lines]) if lines else ''})"
 
     @property
     def title(self) -> str:
@@ -68,8 +78,7 @@ def method(name: str) -> Factory:
         Option(each.arg, _type(each.annotation, module), value, said.get(each.arg, ""))
         for each, value in _arguments(node.args, module)
     )
-    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    return Factory(name, options, f"{name}({ast.unparse(node.args)}){returns}", doc)
+    return Factory(name, options, doc)
 
 
 def explain(doc: str, heading: str) -> dict[str, str]:
@@ -94,9 +103,7 @@ def explain(doc: str, heading: str) -> dict[str, str]:
     return said
 
 
-def _arguments(
-    arguments: ast.arguments, module: str
-) -> Iterator[tuple[ast.arg, Any]]:
+def _arguments(arguments: ast.arguments, module: str) -> Iterator[tuple[ast.arg, Any]]:
     named = [*arguments.posonlyargs, *arguments.args]
     free = len(named) - len(arguments.defaults)
     defaults: Sequence[ast.expr | None] = [*[None] * free, *arguments.defaults]
@@ -121,7 +128,7 @@ def _type(node: ast.expr | None, module: str) -> Any:
         if node.value is None:
             return None
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return Union[_type(node.left, module), _type(node.right, module)]  # noqa: UP007
+        return _type(node.left, module) | _type(node.right, module)
     if isinstance(node, ast.Name):
         return TYPES[node.id] if node.id in TYPES else _type(*_definition(node.id, module))
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):

@@ -120,9 +120,7 @@ def _train(method: Call, *, out: Path | None = None, quiet: bool = False, **opti
     place = Directory(out).path
     if options.get("trust_remote_code"):
         warn_of_code(options.get("model", api.MODEL))
-    _watched(
-        quiet, place, lambda watcher: api.train(method, out=place, watcher=watcher, **options)
-    )
+    _watched(quiet, place, lambda watcher: api.train(method, out=place, watcher=watcher, **options))
 
 
 def _watched(quiet: bool, place: Path, work: Callable[[Console], Path]) -> None:

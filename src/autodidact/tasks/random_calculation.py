@@ -23,6 +23,7 @@ from typing import Literal, get_args
 
 from autodidact.names import choose
 from autodidact.problem import Message, Problem, Reward, Task
+from autodidact.tasks import answers
 from autodidact.tasks.arithmetic import Node, apply, parse, reduce, value
 
 Atom = Literal["integer", "fraction", "square", "cube"]
@@ -95,7 +96,7 @@ def random_calculation(
         return [{"role": "user", "content": text}]
 
     def answer(completion: str) -> Fraction | None:
-        return stated(completion, wording, bound)
+        return stated(completion, wording)
 
     def correct(problem: Problem, completion: str) -> bool:
         given = answer(completion)
@@ -214,15 +215,18 @@ def written(node: Node, wording: Wording = "terse", first: bool = True) -> str:
     return operator.join(texts)
 
 
-def stated(completion: str, wording: Wording = "terse", bound: int = BOUND) -> Fraction | None:
-    r"""The value a completion ends with: after the last `=`, or in the last `\boxed{}`."""
+def stated(completion: str, wording: Wording = "terse") -> Fraction | None:
+    r"""The number a completion ends with: after the last `=`, or in the last `\boxed{}`.
+
+    A calculation is no answer: else copying the question would be right.
+    """
     if wording == "terse":
         _, sign, text = completion.rpartition("=")
     else:
         _, sign, text = completion.rpartition("\\boxed{")
         text = _until_closed(text)
     try:
-        return value(text, bound) if sign else None
+        return answers.number(text) if sign else None
     except ValueError:
         return None
 
