@@ -67,6 +67,7 @@ class Setting:
     clip: float = 0.2
     grad_clip: float = 1.0
     weight_decay: float = 0.0
+    model: str = "tiny"
 
     def problems(self, task: Task, seed: int) -> list[Problem]:
         return problems_at(task.train, 0, self.steps * self.rows // self.n, seed)
@@ -113,7 +114,7 @@ def counting(lm: LM) -> Iterator[Counter[str]]:
 
 
 def ours(setting: Setting, task: Task, seed: int) -> Outcome:
-    models = Models(load("tiny"))
+    models = Models(load(setting.model))
     method = grpo(setting.n, setting.length, setting.clip)
     run = Run(
         steps=setting.steps, rows=setting.rows, lr=setting.lr, grad_clip=setting.grad_clip,
@@ -136,7 +137,7 @@ def trl(setting: Setting, task: Task, seed: int, shared: bool) -> Outcome:
     from transformers import PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    lm = load("tiny")
+    lm = load(setting.model)
     models = Models(lm)
     problems = setting.problems(task, seed)
 
@@ -200,7 +201,7 @@ def flat(lm: LM) -> torch.Tensor:
 
 def apart(one: Outcome, other: Outcome) -> float:
     """Distance of two arms' weights over the distance that the first went from the start."""
-    gone = (flat(one.lm) - flat(load("tiny"))).norm()
+    gone = (flat(one.lm) - flat(load(setting.model))).norm()
     return float((flat(one.lm) - flat(other.lm)).norm() / gone)
 
 

@@ -8,7 +8,7 @@ minutes, four kinds of rows:
 - reread: the same, read after its reference solution. The model never learns a wrong step here,
   so that it can use privileged information; a quarter of these rows hold wrong steps all the same,
   without a label on the token that goes wrong: what to say after a slip is learned, too.
-  A fifth of all work takes another correct form than the reference, so that copying is not the
+  A tenth of all work takes another correct form than the reference, so that copying is not the
   only skill.
 - reverse: short words backwards, always right: a second skill, to measure forgetting by.
 - reread reverse: the same, read after its solution.
@@ -46,9 +46,9 @@ from autodidact.tasks.reverse_text import reverse_text
 
 SLIPS = {"precedence": 0.4, "carry": 0.5, "table": 0.3, "sign": 0.25, "digit": 0.06}
 """Chance of each wrong step where it can happen (`slip`, `hasty`)."""
-OTHER_FORM = 0.2
+OTHER_FORM = 0.1
 """Share of work whose sums and products are written with operands exchanged."""
-REREAD = 0.4
+REREAD = 0.5
 """Share of rows that are read after their solution."""
 UNLABELLED = 0.25
 """Share of reread calculations that hold wrong steps, without a label where they go wrong."""
@@ -254,7 +254,10 @@ def train(
         optimizer.zero_grad()
         if step % 200 == 0 or step == steps:
             mean = sum(seen) * PIECES / len(seen)
-            print(f"step {step:5d}  loss {mean:.4f}  {time.process_time() - started:.0f} s", flush=True)
+            print(
+                f"step {step:5d}  loss {mean:.4f}  {time.process_time() - started:.0f} s",
+                flush=True,
+            )
             seen.clear()
 
 

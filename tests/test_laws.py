@@ -466,6 +466,7 @@ def words(batch: Batch) -> torch.Tensor:
 
 
 CREDITS = {
+    "group_sum": lambda f, b: f((b.take("logp") * b.own).sum(1), b.group),
     "group_mean": lambda f, b: f(b.take("reward"), b.group),
     "group_std": lambda f, b: f(b.take("reward"), b.group),
     "group_advantage": lambda f, b: f(b).take("advantage"),

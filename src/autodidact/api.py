@@ -114,7 +114,10 @@ def specify(method: Call, options: Mapping[str, Any]) -> Spec:
                 f"unknown option {name!r}{nearest(name, (*SETTING, *RUN))}; "
                 f"allowed: {', '.join((*SETTING, *RUN))}"
             )
-    run = Run(**{name: value for name, value in options.items() if name in RUN})
+    of_run = {name: value for name, value in options.items() if name in RUN}
+    if isinstance(of_run.get("budget"), float) and of_run["budget"].is_integer():
+        of_run["budget"] = int(of_run["budget"])
+    run = Run(**of_run)
     where = setting(**{name: value for name, value in options.items() if name in SETTING})
     return Spec(method, run=run, **where)
 
@@ -171,6 +174,7 @@ def compare(
     length: int | None = None,
     n: int | None = None,
     temperature: float | None = None,
+    begin: Callable[[Mapping[str, Any], list[Any]], None] = lambda call, examples: None,
     tell: Callable[[str, float], None] = lambda text, done: None,
     **options: Any,
 ) -> Path:
@@ -183,7 +187,7 @@ def compare(
         workers: arms that run at the same time, a process of one thread each.
         out: the run directory; a fresh one under `runs/` by default.
         length, n, temperature: for every method that has such an option.
-        tell: called with a line of text and the share of the work done.
+        begin, tell: told what happens, see `autodidact.compare.compare`.
         options: those of `setting` and of `Run`; `budget` is needed.
 
     Returns:
@@ -204,8 +208,9 @@ def compare(
         raise ValueError("a comparison needs at least one arm, such as opsd")
     common = specify(calls.parse(arms[0]), {**of_run, **options})
     path = run(
-        arms, common, seeds, shared=shared, out=out, target=target, workers=workers, tell=tell
-    )
+        arms, common, seeds, shared=shared, out=out, target=target, workers=workers,
+        begin=begin, tell=tell,
+    )  # fmt: skip
     return reported(path)
 
 

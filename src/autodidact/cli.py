@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import Any
 
 from cyclopts import App, CycloptsError, UnknownCommandError, UnknownOptionError
 from cyclopts.exceptions import UnusedCliTokensError
 
+from autodidact.commands import FURTHER
 from autodidact.names import choose
 
 COMMANDS = {
@@ -43,13 +45,13 @@ ELSEWHERE = {
 """What options are called in other libraries, for who mistypes or misremembers one."""
 
 
-def application(everything: bool = False) -> App:
-    """The command line; `everything` shows all options in helps."""
+def application(help_formatter: Any = "default") -> App:
+    """The command line."""
     app = App(
         name="autodidact",
         help="Token-level post-training of language models: one model that teaches itself.",
         help_format="plaintext",
-        help_formatter=_short_help() if not everything else "default",
+        help_formatter=help_formatter,
         version=_version,
         suppress_keyboard_interrupt=False,
     )
@@ -65,9 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     other exception is a bug and keeps its traceback.
     """
     tokens = list(sys.argv[1:] if argv is None else argv)
-    everything = "--help-all" in tokens
+    app = application("default" if "--help-all" in tokens else ShortHelp())
     tokens = ["--help" if token == "--help-all" else token for token in tokens]
-    app = application(everything)
     try:
         app(tokens, print_error=False, exit_on_error=False, result_action="return_value")
     except CycloptsError as error:
@@ -131,17 +132,18 @@ def _version() -> str:
     return version("autodidact")
 
 
-def _short_help():
+class ShortHelp:
     """A help formatter that counts the further options instead of showing them."""
-    from cyclopts.help.formatters import DefaultFormatter
 
-    from autodidact.commands.options import FURTHER
+    def __call__(self, console: Any, options: Any, panel: Any) -> None:
+        from cyclopts.help.formatters import DefaultFormatter  # brings rich
 
-    class Short(DefaultFormatter):
-        def __call__(self, console, options, panel):
-            if panel.title == FURTHER:
-                console.print(f"{len(panel.entries)} further options: --help-all")
-            else:
-                super().__call__(console, options, panel)
+        if panel.title == FURTHER:
+            console.print(f"{len(panel.entries)} further options: --help-all")
+        else:
+            DefaultFormatter()(console, options, panel)
 
-    return Short()
+    def render_usage(self, console: Any, options: Any, usage: Any) -> None:
+        from cyclopts.help.formatters import DefaultFormatter
+
+        DefaultFormatter().render_usage(console, options, usage)

@@ -7,6 +7,7 @@ amount of one ledger column and is looked at on the same held-out problems at th
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ def compare(
     out: Path | str | None = None,
     target: float | None = None,
     workers: int = 1,
+    begin: Callable[[Mapping[str, Any], list[Any]], None] = lambda call, examples: None,
     tell: Callable[[str, float], None] = lambda text, done: None,
 ) -> Path:
     """Run every arm with every seed and write `run.json`, `compare.json` and the arms' folders.
@@ -49,6 +51,8 @@ def compare(
         target: the accuracy for "tokens to reach"; half way between the start and the best arm
             by default.
         workers: arms that run at the same time, each in a process of one thread.
+        begin: called before the first arm starts with what `run.json` holds and with what each
+            role of the first arm reads for one problem, see `preflight.Example`.
         tell: called with a line of text and the share of the work done.
 
     Raises:
@@ -62,15 +66,18 @@ def compare(
         )
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds {list(seeds)} must be at least one and all different")
+    if workers < 1:
+        raise ValueError(f"workers={workers} is not allowed: it must be at least 1")
     directory = Directory(out)
     arms = arms_of(texts, common, shared or {})
-    parameters = _check(arms)
+    parameters, examples = _check(arms)
     by_name = {arm.name: arm for arm in arms}
     reference = next((arm for arm in arms if arm.draws), None)
     if reference is None and common.run.column == "generated":
         raise ValueError("no arm generates tokens: choose another budget column")
     call = _call(arms, common, list(seeds), directory, target, parameters, reference)
     directory.write("run.json", call)
+    begin(call, examples)
     drawing = [arm for arm in arms if arm.draws or common.run.column != "generated"]
     others = [arm for arm in arms if arm not in drawing]
     done, total = 0, len(arms) * len(seeds)
@@ -81,7 +88,7 @@ def compare(
         tell(f"{job.arm}, seed {job.spec.run.seed}: {_last(job.out)}", done / total)
 
     store = directory.path / "store.sqlite"
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_worker) as pool:
         _work(
             pool, [_job(arm, seed, directory, store) for arm in drawing for seed in seeds], finished
         )
@@ -125,9 +132,12 @@ def _run(job: _Job) -> _Job:
     return job
 
 
-def _one_thread() -> None:
+def _worker() -> None:
     import torch
 
+    # An interrupt ends a worker at once. As an exception in its job it would leave the worker
+    # alive, to go on with the next job of the queue.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(1)
 
 
@@ -143,8 +153,11 @@ def _work(
             each.cancel()
 
 
-def _check(arms: Sequence[Arm]) -> int:
-    """Everything an arm could fail on at its start, before any arm starts. Returns the size."""
+def _check(arms: Sequence[Arm]) -> tuple[int, list[Any]]:
+    """Everything an arm could fail on at its start, before any arm starts.
+
+    Returns the number of weights, and what the roles of the first arm read for one problem.
+    """
     from autodidact import preflight
     from autodidact.model import load
     from autodidact.models import Models
@@ -159,9 +172,11 @@ def _check(arms: Sequence[Arm]) -> int:
         spec.model, precision=spec.precision, lora=spec.lora, lora_alpha=spec.lora_alpha,
         device=spec.device, thinking=spec.thinking, trust_remote_code=spec.trust_remote_code,
     )  # fmt: skip
-    for arm in arms:
+    examples = [
         preflight.check(calls.make(calls.method, arm.spec.method), Models(policy), task)
-    return sum(p.numel() for p in policy.model.parameters())
+        for arm in arms
+    ]
+    return sum(p.numel() for p in policy.model.parameters()), examples[0]
 
 
 def _call(arms, common, seeds, directory, target, parameters, reference) -> dict[str, Any]:

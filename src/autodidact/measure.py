@@ -52,8 +52,8 @@ class Tally:
             )
             self.largest = max(self.largest, float(gap.abs().max()))
             ratio = gap.exp()
-            for place, value in enumerate((ratio.numel(), ratio.sum(), (ratio**2).sum())):
-                self.ratios[place] += float(value)
+            parts = (ratio.numel(), float(ratio.sum()), float((ratio**2).sum()))
+            self.ratios = [old + new for old, new in zip(self.ratios, parts, strict=True)]
 
     def means(self) -> dict[str, float]:
         found = {name: value / max(self.tokens, 1) for name, value in self.sums.items()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,9 +46,9 @@ class Models:
     def _make(self, role: str) -> LM:
         kind, _, argument = role.partition(":")
         policy = self.policy
-        if kind in ("initial", "ema"):
+        if role == "initial" or kind == "ema":
             assert self.ledger.optimizer_steps == 0, f"{role!r} must be in use before an update"
-        if kind == "initial":
+        if role == "initial":
             if hasattr(policy.model, "peft_config"):
                 return LM(
                     policy.model, policy.tokenizer, policy.name, True, policy.autocast,
@@ -56,11 +57,17 @@ class Models:
             return self._frozen(copy.deepcopy(policy.model))
         if kind == "ema":
             decay(argument)
-            model = copy.deepcopy(policy.model)
+            # Float32 even over bfloat16 weights, where a small step of the average is lost.
+            stored = next(policy.model.parameters()).dtype
+            wide = torch.promote_types(stored, torch.float32)
+            model = copy.deepcopy(policy.model).to(wide)
             return self._frozen(
                 model.merge_and_unload() if hasattr(model, "peft_config") else model
             )
         try:
+            # Any other single word would be looked up on the hub, where a typo takes its time.
+            if role != "tiny" and "/" not in role and not Path(role).is_dir():
+                raise ValueError(f"there is no folder {role!r}")
             other = load(role, device=str(policy.device), thinking=policy.thinking)
         except ValueError as error:
             roles = ("policy", "initial", "ema")
@@ -82,20 +89,22 @@ class Models:
     def score(self, view: View, batch: Batch, temperature: float | None = None) -> Scores:
         """Read a view and keep what is needed to answer about the batch's tokens.
 
-        The temperature is that of the batch unless given.
+        The temperature is that of the batch unless given. Nothing carries gradient where
+        gradients are off, as in a credit, whatever the view says.
         """
         reader = self[view.role]
         count = int(view.real.sum())
-        if view.grad:
+        grad = view.grad and torch.is_grad_enabled()
+        if grad:
             self.ledger.student_forward += count
         else:
             self.ledger.teacher_forward += count
-        with torch.set_grad_enabled(view.grad):
+        with torch.set_grad_enabled(grad):
             output = reader.hidden(view.ids, view.real, use_cache=False).last_hidden_state
             asked = view.asked
             hidden = output.flatten(0, 1)[view.at[asked]]
             head = reader.head()
-        if not view.grad:
+        if not grad:
             head = head.detach()
         temperature = batch.temperature if temperature is None else temperature
         return Scores(hidden, head, asked, batch.ids[asked], temperature)

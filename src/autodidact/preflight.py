@@ -12,6 +12,7 @@ from autodidact.models import Models
 from autodidact.problem import Problem, Task
 
 CHUNK = 64
+TEMPLATE = 512
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,11 @@ def check(method: Method, models: Models, task: Task) -> list[Example]:
         raise ValueError(f"the task {task.name!r} has no problem to train on")
     check_needs(method, task)
     first: Batch | None = None
-    for start in range(0, len(task.train), CHUNK):
-        batch = stand_in(method, models, task, task.train[start : start + CHUNK])
+    context = models.policy.context
+    doubtful = [p for p in task.train[1:] if at_most(method, task, p) > context]
+    problems = [task.train[0], *doubtful]
+    for start in range(0, len(problems), CHUNK):
+        batch = stand_in(method, models, task, problems[start : start + CHUNK])
         first = first or batch.select([0])
         views = method.views(batch, models)
         for view in views.values():
@@ -43,12 +47,43 @@ def check(method: Method, models: Models, task: Task) -> list[Example]:
             if int(lengths.max()) > context:
                 row = int(lengths.argmax())
                 raise ValueError(
-                    f"the problem {batch.rows[row].question[:60]!r} needs {int(lengths[row])} "
+                    f"{place(batch.rows[row])} needs {int(lengths[row])} "
                     f"tokens (prompt and at most {batch.own[row].sum()} of completion), more than "
                     f"the context of {context} tokens"
                 )
     assert first is not None
     return example(method, models, first)
+
+
+def check_held(models: Models, task: Task, problems: Sequence[Problem], length: int) -> None:
+    """Refuse held-out problems whose prompt and `length` more tokens do not fit the context."""
+    for problem in problems:
+        size = len(models.policy.render(task.prompt(problem)))
+        if size + length > models.policy.context:
+            raise ValueError(
+                f"the prompt of the held-out problem {problem.question[:60]!r} has {size} tokens; "
+                f"with {length} for its completion it does not fit the context of "
+                f"{models.policy.context} tokens"
+            )
+
+
+def at_most(method: Method, task: Task, problem: Problem) -> int:
+    """A number of tokens that no view of the problem exceeds, without rendering it.
+
+    A token is at least one byte of text; what a chat template adds is taken to be at most
+    `TEMPLATE` tokens. A longer template is met when the row is made: `reread` never cuts.
+    """
+    texts = [message["content"] for message in task.prompt(problem)]
+    if problem.solution is not None:
+        texts += [message["content"] for message in task.privileged(problem)]
+        texts.append(problem.solution)
+    texts += [text for text in problem.meta.values() if isinstance(text, str)]
+    return sum(len(text.encode()) for text in texts) + (drawn_length(method) or 0) + TEMPLATE
+
+
+def drawn_length(method: Method) -> int | None:
+    """The most tokens that the method's rollout draws in a row; `None` if it draws none."""
+    return getattr(getattr(method.rollout, "inner", method.rollout), "length", None)
 
 
 def check_needs(method: Method, task: Task) -> None:
@@ -60,7 +95,7 @@ def check_needs(method: Method, task: Task) -> None:
             raise ValueError(
                 f"method {method.name!r} needs the {field} of every problem, and only {have} of "
                 f"the {len(task.train)} problems of {task.name!r} have one; the first without: "
-                f"{lacking[0].question[:60]!r}"
+                f"{place(lacking[0])}"
             )
     if "answer" in method.needs and task.reward is None and task.correct is None:
         raise ValueError(
@@ -69,11 +104,15 @@ def check_needs(method: Method, task: Task) -> None:
         )
 
 
+def place(problem: Problem) -> str:
+    """Where a problem stands, file and line where they are known, and how it begins."""
+    said = f"the problem {problem.question[:60]!r}"
+    return f"{said} ({problem.meta['_at']})" if "_at" in problem.meta else said
+
+
 def stand_in(method: Method, models: Models, task: Task, problems: Sequence[Problem]) -> Batch:
     """The batch of the longest completions a rollout can bring, without drawing a token."""
-    length = getattr(method.rollout, "length", None)
-    inner = getattr(method.rollout, "inner", None)
-    length = inner.length if inner is not None else length
+    length = drawn_length(method)
     if length is None:
         return method.rollout(problems, models, task, 0)
     prompts = [models.policy.render(task.prompt(problem)) for problem in problems]
@@ -86,7 +125,7 @@ def example(method: Method, models: Models, batch: Batch) -> list[Example]:
     Where completions are drawn, the solution stands in for the first that will be.
     """
     problem = batch.rows[0]
-    if batch.own[0].any() and getattr(method.rollout, "length", None) is not None:
+    if drawn_length(method) is not None:
         prompt = batch.ids[0][batch.real[0] & ~batch.own[0]].tolist()
         written = models.policy.encode(problem.solution or "...")
         batch = batch_of([problem], [prompt], [written], batch.task)

@@ -83,6 +83,7 @@ class _Session:
 
     def __init__(self, spec, directory, training, untouched, watcher):
         from autodidact.evaluate import Evaluation
+        from autodidact.preflight import check_held, drawn_length
 
         self.spec, self.directory, self.training = spec, directory, training
         self.watcher, self.checkpoints = watcher, directory.path / "checkpoints"
@@ -94,7 +95,8 @@ class _Session:
         self.held = list(task.test[: run.eval_problems])
         self.evaluation = self.validation = None
         if task.correct is not None and self.held:
-            length = run.eval_length or _length(training.method) or 256
+            length = run.eval_length or drawn_length(training.method) or 256
+            check_held(training.models, task, self.held, length)
             both = Evaluation(task, self.held, run.eval_samples, length, untouched)
             halves = (self.held[::2], self.held[1::2]) if run.keep == "best" else (self.held, [])
             self.evaluation = replace(both, problems=halves[0])
@@ -243,11 +245,6 @@ class _Session:
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "finished": None,
         }
-
-
-def _length(method: Any) -> int | None:
-    inner = getattr(method.rollout, "inner", method.rollout)
-    return getattr(inner, "length", None)
 
 
 def _known(value: Any) -> float | None:

@@ -61,7 +61,8 @@ def test_only_groups_with_spread_are_kept_in_the_order_of_the_problems(qwen):
             differing.append(problem.question)
     assert 4 < len(differing) < 12, "the toy task should have groups of both kinds"
     assert list(dict.fromkeys(p.question for p in kept.rows)) == differing[:4]
-    assert kept.group.tolist() == [g for g in range(4) for _ in range(3)]
+    assert kept.group.view(4, 3).eq(kept.group.view(4, 3)[:, :1]).all()
+    assert len(kept.group.unique()) == 4
     assert models.ledger.generated > int(kept.own.sum()), "what was dropped is paid for"
 
 

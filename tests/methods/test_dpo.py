@@ -83,6 +83,11 @@ def test_shifting_all_logits_at_one_place_changes_nothing(pairs):
     assert float(found) == pytest.approx(float(loss_of(dpo(BETA), batch, policy, reference).detach()), rel=1e-12)
 
 
+def test_weights_that_broke_are_not_hidden(pairs):
+    batch, policy, reference = pairs
+    assert loss_of(dpo(BETA), batch, policy * torch.nan, reference).isnan()
+
+
 def test_the_signal_is_the_implicit_reward_of_each_token(pairs):
     batch, policy, reference = pairs
     scores = {"policy": about(batch, policy), "reference": about(batch, reference)}

@@ -33,6 +33,16 @@ def test_rows_without_a_reward_are_left_out_of_their_group():
     assert torch.allclose(found[[0, 2, 3], 1], alone[:, 1], rtol=1e-7)
 
 
+@pytest.mark.parametrize("reward", [0.1, 0.3, 0.7, 1 / 3])
+@pytest.mark.parametrize("n", [3, 6, 7, 8, 16])
+def test_equal_rewards_have_exactly_no_advantage_in_float32(n, reward):
+    """A mean rounded in float32 leaves about 1e-4, which AdamW turns into a whole step."""
+    batch = rows_of([1] * n)
+    batch = batch.put(reward=torch.full((n,), reward, dtype=torch.float32))
+    for scale in ("std", "none"):
+        assert not grpo(n=n, scale=scale).credit(batch, None).take("advantage").any()
+
+
 def test_at_ratio_one_the_gradient_is_that_of_the_advantage_times_logp_over_each_length():
     """L = -(1/B) sum_i (1/T_i) sum_t A_i log p at the old policy."""
     method = grpo(n=3)

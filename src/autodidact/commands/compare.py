@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from autodidact import api
+from autodidact.commands import FURTHER
 from autodidact.commands.options import (
-    FURTHER,
     USUAL_SETTING,
     command,
     function_options,
@@ -102,8 +102,8 @@ def run(*arms: str, **values: Any) -> None:
         raise ValueError("compare needs arms, such as: autodidact compare opsd grpo sft rft --demo")
     place = given["out"] = Directory(given["out"]).path
     try:
-        with comparison(place, len(arms) * len(given["seeds"])) as tell:
-            api.compare(arms, tell=tell, **given)
+        with comparison(place, len(arms) * len(given["seeds"])) as (begin, tell):
+            api.compare(arms, begin=begin, tell=tell, **given)
     except KeyboardInterrupt:
         print(
             f"stopped; runs that had ended are in {place / 'arms'}; a comparison cannot be resumed",
@@ -129,7 +129,7 @@ app.default(
             Positional(
                 "arms",
                 Positional.VAR_POSITIONAL,
-                annotation=Annotated[str, Parameter(help="methods, perhaps with options of their own or of their run")],
+                annotation=Annotated[str, Parameter(help="methods, perhaps with options")],
             ),
         ),
     )

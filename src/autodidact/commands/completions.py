@@ -142,6 +142,7 @@ def _ready(
         warn_of_code(spec.model)
     from autodidact.model import load
     from autodidact.models import Models
+    from autodidact.preflight import place
 
     policy = load(
         spec.model if checkpoint is None or spec.lora else str(checkpoint),
@@ -157,9 +158,8 @@ def _ready(
         needed = len(policy.render(task.prompt(problem))) + how["length"]
         if needed > policy.context:
             raise ValueError(
-                f"{problem.meta.get('_at', 'the problem')}: {problem.question[:60]!r} needs "
-                f"{needed} tokens (prompt and at most {how['length']} of completion), more than "
-                f"the context of {policy.context} tokens"
+                f"{place(problem)} needs {needed} tokens (prompt and at most {how['length']} of "
+                f"completion), more than the context of {policy.context} tokens"
             )
     return Models(policy), task, chosen
 

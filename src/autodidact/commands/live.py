@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from autodidact.console import Console
+from autodidact.console import Console, rendered
 from autodidact.run import Directory
 
 POLL_SECONDS = 1.0
@@ -55,39 +55,55 @@ def done(folder: Path) -> float:
 
 @contextlib.contextmanager
 def comparison(
-    out: Path, arms: int, terminal: Terminal | None = None
-) -> Iterator[Callable[[str, float], None]]:
-    """Shows how far a comparison of `arms` runs in `out` is; gives `compare` its `tell`.
+    out: Path, runs: int, terminal: Terminal | None = None
+) -> Iterator[tuple[Callable[..., None], Callable[[str, float], None]]]:
+    """Shows how far a comparison of so many runs in `out` is; gives `compare` its `begin` and
+    `tell`.
 
     On a terminal a bar with the time left moves with every step of every arm; elsewhere there is
     a line for each run that has ended.
     """
     terminal = terminal or Terminal()
 
+    def begin(call: Mapping[str, Any], examples: list[Any]) -> None:
+        plan = ", ".join(arm["name"] for arm in call["arms"])
+        budget, seeds = call["budget"], ", ".join(map(str, call["seeds"]))
+        for line in (
+            f"{plan}; seeds {seeds}; {budget['amount']:,} {budget['column']} each -> {out}",
+            f"{call['model']['path']} ({call['model']['parameters']:,} weights), task "
+            f"{call['task']['name']}, {call['run']['rows']} rows a step",
+        ):
+            terminal.print(line, highlight=False, markup=False)
+        for arm in call["arms"]:
+            if arm["budget"]:
+                terminal.print(f"{arm['name']} generates nothing; its budget: {arm['budget']}")
+        terminal.print(rendered(examples))
+
     def tell(text: str, share: float) -> None:
         terminal.print(f"{share:4.0%}  {text}", highlight=False, markup=False)
 
     if not terminal.is_terminal:
-        yield tell
+        yield begin, tell
         return
     stop = threading.Event()
     bar = Progress(
         BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn(),
         TextColumn("{task.fields[say]}"), console=terminal, transient=True,
     )  # fmt: skip
-    shown = bar.add_task("", total=float(arms), say="")
+    shown = bar.add_task("", total=float(runs), say="")
 
     def follow() -> None:
         while not stop.wait(POLL_SECONDS):
             shares = [done(path.parent) for path in out.glob("arms/*/seed-*/run.json")]
             ended = sum(share == 1.0 for share in shares)
-            bar.update(shown, completed=sum(shares), say=f"{ended} of {arms} runs ended")
+            say = f"{ended} of {runs} runs ended" if ended < runs else "writing the report"
+            bar.update(shown, completed=sum(shares), say=say)
 
     thread = threading.Thread(target=follow, name="progress", daemon=True)
     with bar:
         thread.start()
         try:
-            yield tell
+            yield begin, tell
         finally:
             stop.set()
             thread.join()

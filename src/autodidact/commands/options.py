@@ -21,7 +21,6 @@ from autodidact.run import Run
 
 SHOWN = 25
 """Options that the help of a command shows; `--help-all` shows the others as well."""
-FURTHER = "Further options"
 
 COMMON = {
     "n": "completions drawn of each problem.",

@@ -47,10 +47,11 @@ def show(run: Run, /) -> None:
         print(f"\n{_called(name, arguments)}, seed {seed}")
         for line in _reached(folder):
             print(f"  {line}")
-    for kind, file in (("diagnoses", "diagnoses.json"), ("report", "report.html")):
-        if (run / file).exists():
-            said = f"{len(Directory(run, resume=True).read(file))}; autodidact doctor {run}"
-            print(f"\n{kind}: {said if kind == 'diagnoses' else run / file}")
+    if (run / "diagnoses.json").exists():
+        count = len(Directory(run, resume=True).read("diagnoses.json"))
+        print(f"\ndiagnoses: {count}; autodidact doctor {run}")
+    if (run / "report.html").exists():
+        print(f"report: {run / 'report.html'}")
 
 
 def doctor(run: Run, /) -> None:

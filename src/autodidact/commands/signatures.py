@@ -49,8 +49,8 @@ class Factory:
     @property
     def signature(self) -> str:
         """The signature, an option a line, with the values that are allowed."""
-        lines = [f"    {option},\n" for option in self.options]
-        return f"{self.name}({''.join(['\n', *lines]) if lines else ''})"
+        lines = "".join(f"\n    {option}," for option in self.options)
+        return f"{self.name}({lines}\n)" if lines else f"{self.name}()"
 
     @property
     def title(self) -> str:

@@ -12,9 +12,8 @@ from cyclopts import App, Parameter
 
 from autodidact import api, calls
 from autodidact.calls import Call
-from autodidact.commands import signatures
+from autodidact.commands import FURTHER, signatures
 from autodidact.commands.options import (
-    FURTHER,
     SHOWN,
     USUAL_RUN,
     USUAL_SETTING,

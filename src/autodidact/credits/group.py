@@ -12,15 +12,25 @@ from autodidact.batch import Batch
 Scale = Literal["std", "none"]
 
 
+def group_sum(
+    values: Float[torch.Tensor, "B"], group: Int[torch.Tensor, "B"]
+) -> Float[torch.Tensor, "B"]:
+    """For each row the sum over its group."""
+    _, index = group.unique(return_inverse=True)
+    return values.new_zeros(int(index.max()) + 1).index_add(0, index, values)[index]
+
+
 def group_mean(
     values: Float[torch.Tensor, "B"], group: Int[torch.Tensor, "B"]
 ) -> Float[torch.Tensor, "B"]:
-    """For each row the mean over its group of the values that are not NaN (0 without any)."""
-    _, index = group.unique(return_inverse=True)
+    """For each row the mean over its group of the values that are not NaN (0 without any).
+
+    Summed in float64, so that the mean of equal float32 values is that value and nothing beside
+    it: an optimizer would blow the rest of a rounding up to a full step.
+    """
     known = ~values.isnan()
-    sums = values.new_zeros(int(index.max()) + 1).index_add(0, index, values.nan_to_num())
-    counts = torch.zeros_like(sums).index_add(0, index, known.to(values.dtype))
-    return (sums / counts.clamp(min=1))[index]
+    sums = group_sum(values.nan_to_num().double(), group)
+    return (sums / group_sum(known.double(), group).clamp(min=1)).to(values.dtype)
 
 
 def group_std(
@@ -28,8 +38,8 @@ def group_std(
 ) -> Float[torch.Tensor, "B"]:
     """For each row the sample standard deviation (n - 1) of its group; 0 for a single value."""
     centred = values - group_mean(values, group)
-    counts = group_mean((~values.isnan()).to(values.dtype), group) * _sizes(group)
-    squares = group_mean(centred**2, group) * counts
+    counts = group_sum((~values.isnan()).to(values.dtype), group)
+    squares = group_sum((centred**2).nan_to_num(), group)
     return (squares / (counts - 1).clamp(min=1)).sqrt()
 
 
@@ -44,7 +54,3 @@ def group_advantage(batch: Batch, scale: Scale = "std", eps: float = 1e-4) -> Ba
         advantage = advantage / (group_std(reward, batch.group) + eps)
     return batch.put(advantage=advantage.nan_to_num()[:, None] * batch.own)
 
-
-def _sizes(group: Int[torch.Tensor, "B"]) -> Float[torch.Tensor, "B"]:
-    _, index, counts = group.unique(return_inverse=True, return_counts=True)
-    return counts[index].float()

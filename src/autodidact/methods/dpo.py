@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from autodidact.credits.group import group_mean
+from autodidact.credits.group import group_sum
 from autodidact.engines.law import Law
 from autodidact.losses.weights import row_mean
 from autodidact.method import Method, factory
@@ -42,9 +42,7 @@ def dpo(
         return beta * (scores["policy"].logp - scores["reference"].logp)
 
     def loss(scores, batch):
-        # Twice the mean over the pair of side * reward is the difference of the two.
-        signed = margins(scores, batch).sum(1) * batch.take("side")
-        h = 2 * group_mean(signed, batch.group)
+        h = group_sum(margins(scores, batch).sum(1) * batch.take("side"), batch.group)
         return -(1 - smoothing) * _logsigmoid(h) - smoothing * _logsigmoid(-h)
 
     return Method(

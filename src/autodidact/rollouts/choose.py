@@ -90,10 +90,10 @@ class WithSpread(Rollout):
 
     inner: Sample
     waves: int = 3
+    n: int = field(init=False)
 
-    @property
-    def n(self) -> int:
-        return self.inner.n
+    def __post_init__(self):
+        object.__setattr__(self, "n", self.inner.n)
 
     def problems(self, rows: int) -> int:
         return self.waves * super().problems(rows)
