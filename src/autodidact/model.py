@@ -128,18 +128,26 @@ class LM:
 
     @torch.no_grad()
     def check(self) -> None:
-        """Refuse, by name, an architecture whose logits are not head(trunk(x))."""
+        """Refuse, by name, an architecture whose logits are not head(trunk(x)), or not causal."""
         kind = type(self.base).__name__
         if self.base.get_output_embeddings() is None:
             raise ValueError(f"{kind} ({self.name}) has no output head: not a causal LM")
         size = self.base.get_output_embeddings().weight.shape[0]
         ids = torch.arange(1, 7, device=self.device)[None] % size
-        real = torch.ones_like(ids, dtype=torch.bool)
-        with self.reading(), torch.autocast(self.device.type, torch.bfloat16, self.autocast):
-            expected = self.base(input_ids=ids, attention_mask=real.long()).logits[0].float()
-        found = self.head().logits(self.hidden(ids, real).last_hidden_state[0]).float()
-        half = self.autocast or self.head().weight.dtype == torch.bfloat16
-        tolerance = 5e-2 if half else 1e-4
+        other = torch.cat([ids[:, :-1], torch.zeros_like(ids[:, :1])], 1)
+        # Without autocast: what is compared are formulas, in the precision of the weights.
+        with self.reading():
+            expected = self.base(input_ids=ids).logits[0].float()
+            found, changed = (
+                self.head().logits(self.base.base_model(input_ids=x).last_hidden_state[0]).float()
+                for x in (ids, other)
+            )
+        tolerance = 5e-2 if self.head().weight.dtype == torch.bfloat16 else 1e-4
+        if not torch.allclose(changed[:-1], found[:-1], rtol=tolerance, atol=tolerance):
+            raise ValueError(
+                f"{kind} ({self.name}) is not supported: it is not causal, what it says about a "
+                "token depends on later ones"
+            )
         if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
             raise ValueError(
                 f"{kind} ({self.name}) is not supported: its logits are not its output head "

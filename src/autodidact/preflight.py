@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autodidact.batch import Batch, batch_of
+from autodidact.engines import local
 from autodidact.method import Method
 from autodidact.models import Models
 from autodidact.problem import Problem, Task
@@ -33,6 +34,8 @@ def check(method: Method, models: Models, task: Task) -> list[Example]:
     if not task.train:
         raise ValueError(f"the task {task.name!r} has no problem to train on")
     check_needs(method, task)
+    if method.rollout.draws:
+        local.empty_cache(models.policy)
     first: Batch | None = None
     context = models.policy.context
     doubtful = [p for p in task.train[1:] if at_most(method, task, p) > context]

@@ -18,7 +18,7 @@ DEPRECATED = [
 ]
 """TRL 1.16 uses a name that transformers 5.23 has renamed."""
 FLOAT32 = 1e-4
-"""Largest difference of two gradients allowed, as a share of the largest entry. Seen: 2e-5."""
+"""Largest difference of two gradients allowed, as a share of the largest entry. Seen: 3e-5."""
 Tensors = dict[str, torch.Tensor]
 
 
@@ -27,7 +27,7 @@ def settings(folder, **further):
     plain = {
         "output_dir": str(folder), "use_cpu": True, "bf16": False, "report_to": [],
         "save_strategy": "no", "disable_tqdm": True, "gradient_checkpointing": False,
-        "lr_scheduler_type": "constant", "max_grad_norm": 0.0, "learning_rate": 3e-4,
+        "lr_scheduler_type": "constant", "max_grad_norm": 0.0, "learning_rate": 1e-4,
     }  # fmt: skip
     return plain | further
 

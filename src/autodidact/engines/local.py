@@ -6,12 +6,16 @@ A prompt is read once for all its samples; finished rows leave the batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from autodidact.engines.law import Law, draw, prompt_key, uniform
 from autodidact.model import LM
 from autodidact.store import Completion
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 RETIRE = 0.75
 """Finished rows are dropped from the cache when at most this share of the rows is still alive."""
@@ -36,10 +40,9 @@ def generate(
         seed: with the prompt, the number of the sample and the position it fixes every draw.
 
     Raises:
-        ValueError: a prompt and `length` do not fit the context of the model.
+        ValueError: a prompt and `length` do not fit the context of the model, or the model cannot
+            be decoded, see `empty_cache`.
     """
-    from transformers import DynamicCache
-
     longest = max(map(len, prompts))
     if longest + length > lm.context:
         raise ValueError(
@@ -52,7 +55,7 @@ def generate(
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt) :] = torch.tensor(prompt, device=device)
         real[row, longest - len(prompt) :] = True
-    cache = DynamicCache(config=lm.base.config)
+    cache = empty_cache(lm)
     head = lm.head()
     position = real.long().cumsum(1).sub(1).clamp(min=0)
     output = lm.hidden(ids, real, position_ids=position, past_key_values=cache, use_cache=True)
@@ -104,3 +107,20 @@ def generate(
     ]  # fmt: skip
     pieces = iter(found)
     return [[next(pieces) for _ in numbers] for numbers in samples]
+
+
+def empty_cache(lm: LM) -> DynamicCache:
+    """A cache of keys and values; `ValueError` for an architecture that also keeps a state.
+
+    A state has read the padding of the shorter prompts, which keys and values mask.
+    """
+    from transformers import DynamicCache
+    from transformers.cache_utils import LinearAttentionCacheLayerMixin
+
+    cache = DynamicCache(config=lm.base.config)
+    if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers):
+        raise ValueError(
+            f"the local engine cannot draw from {type(lm.base).__name__} ({lm.name}): it has "
+            "recurrent layers"
+        )
+    return cache

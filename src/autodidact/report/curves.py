@@ -29,7 +29,7 @@ def accuracy(summary: Summary, hues: Mapping[str, int]) -> str:
     if not any(by_column.values()):
         return ""
     limits = bounds([line for found in by_column.values() for line in found], levels)
-    options = {"levels": levels, "share": True, "limits": limits}
+    options: dict[str, Any] = {"levels": levels, "share": True, "limits": limits}
     figures, hero = [], ""
     for name in columns:
         lines = by_column[name]
@@ -65,7 +65,7 @@ def side_effects(summary: Summary, hues: Mapping[str, int]) -> str:
         lines = curves(summary, hues, name, column)
         if lines:
             alt = spoken(name, summary["samples"], words.column(column), lines)
-            options = {"share": name in words.SHARES, "limits": bounds(lines, [])}
+            options: dict[str, Any] = {"share": name in words.SHARES, "limits": bounds(lines, [])}
             drawn = chart(f"side-{name}", lines, alt=alt, size=(330, 210), **options)
             figures.append(f"<figure><figcaption>{text(caption)}</figcaption>{drawn}</figure>")
     return f'{legend(hues)}<div class="grid">{"".join(figures)}</div>' if figures else ""

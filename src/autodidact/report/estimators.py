@@ -78,7 +78,7 @@ class Tools:
         known = [(start, end) for start, end in zip(starts, ends, strict=True) if end is not None]
         if not known:
             return None
-        base = np.mean([start for start, _ in known], axis=0)
+        base = np.mean([start for start, _ in known if start is not None], axis=0)
         best = max((end for _, end in known), key=np.mean)
         if best.mean() <= base.mean():
             return None
@@ -123,7 +123,7 @@ class Tools:
         found = self.crossings(arm, column, target, arm.seeds)
         if found is None or target is None:
             return None
-        answer = {
+        answer: dict[str, Any] = {
             "value": finite(found.value),
             "low": finite(found.low),
             "high": finite(found.high),

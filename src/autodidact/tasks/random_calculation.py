@@ -99,8 +99,8 @@ def random_calculation(
         return stated(completion, wording)
 
     def correct(problem: Problem, completion: str) -> bool:
-        given = answer(completion)
-        return given is not None and given == value(problem.answer, bound)
+        given, truth = answer(completion), problem.answer
+        return given is not None and truth is not None and given == value(truth, bound)
 
     def reward(problems: Sequence[Problem], completions: Sequence[str]) -> list[float | None]:
         return [
@@ -170,13 +170,15 @@ def worked(
         number = show(node, wording)
         return f"\\boxed{{{number}}}" if wording == "full" else f"{number}={number}"
     exact = step or (lambda operator, a, b: apply(operator, a, b, BOUND))
-    lines, left = [], node
+    lines: list[str] = []
+    left: Node = node
     for operator, a, b, result, left in reduce(node, exact):
         line = equation(operator, a, b, result, wording)
         if wording == "full" and not isinstance(left, Fraction):
             line += f", which leaves {written(left, wording)}"
         lines.append(line)
     if wording == "full":
+        assert isinstance(left, Fraction)
         lines.append(f"The value is \\boxed{{{show(left, wording)}}}.")
     return "\n".join(lines)
 

@@ -74,6 +74,7 @@ def _problem(row: Row, grade: Callable[[Problem, str], bool]) -> Problem:
             )
     try:
         question, _ = (as_text(row.values, name) for name in COLUMNS[:2])
+        assert question is not None
         problem = Problem(question, answer=as_text(row.values, "answer", numbers=True))
         if grade is numeric:
             reference(problem)
