@@ -20,14 +20,14 @@ is exactly 1, while ours is that of trainer and sampler, 1 within float32 roundi
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -44,7 +44,7 @@ from autodidact.models import Models
 from autodidact.problem import Problem, Task
 from autodidact.rollouts.sample import complete
 from autodidact.run import Run
-from autodidact.statistics import difference, estimate, resample
+from autodidact.statistics import difference, resample
 from autodidact.tasks.random_calculation import tiny_calculation
 from autodidact.train import Training, problems_at
 from benchmarks.table import Row, machine, show, write
@@ -63,7 +63,7 @@ class Setting:
     rows: int = 64
     n: int = 8
     length: int = 40
-    lr: float = 5e-4
+    lr: float = 2e-4
     clip: float = 0.2
     grad_clip: float = 1.0
     weight_decay: float = 0.0
@@ -114,7 +114,7 @@ def counting(lm: LM) -> Iterator[Counter[str]]:
 
 
 def ours(setting: Setting, task: Task, seed: int) -> Outcome:
-    models = Models(load(setting.model))
+    models = Models(load(setting.model, device="cpu"))
     method = grpo(setting.n, setting.length, setting.clip)
     run = Run(
         steps=setting.steps, rows=setting.rows, lr=setting.lr, grad_clip=setting.grad_clip,
@@ -137,7 +137,7 @@ def trl(setting: Setting, task: Task, seed: int, shared: bool) -> Outcome:
     from transformers import PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    lm = load(setting.model)
+    lm = load(setting.model, device="cpu")
     models = Models(lm)
     problems = setting.problems(task, seed)
 
@@ -199,23 +199,142 @@ def flat(lm: LM) -> torch.Tensor:
     return torch.cat([weight.detach().flatten() for weight in lm.model.parameters()])
 
 
-def apart(one: Outcome, other: Outcome) -> float:
+def apart(setting: Setting, one: Outcome, other: Outcome) -> float:
     """Distance of two arms' weights over the distance that the first went from the start."""
-    gone = (flat(one.lm) - flat(load(setting.model))).norm()
-    return float((flat(one.lm) - flat(other.lm)).norm() / gone)
+    gone = flat(one.lm) - flat(load(setting.model, device="cpu"))
+    return float((flat(one.lm) - flat(other.lm)).norm() / gone.norm())
 
 
-def verdict(values: Sequence[tuple[float, float]], margin: float = MARGIN) -> str:
-    raise NotImplementedError
+@dataclass
+class Report:
+    """What was seen at the start, and of each arm a list over seeds (`seconds`: over all steps)."""
+
+    start: dict[str, Any]
+    seen: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    generated: Counter[str] = field(default_factory=Counter)
+    ledger: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    apart: list[float] = field(default_factory=list)
+
+    def accuracy(self, name: str, metric: str) -> float:
+        return float(np.mean([each["metrics"][metric] for each in self.seen[name]]))
+
+    def scores(self, name: str) -> np.ndarray:
+        """[seeds, problems], the share of right samples."""
+        return np.array([np.mean(each["problems"]["sampled"], 1) for each in self.seen[name]])
+
+    def compare(self, name: str, other: str) -> str:
+        """The paired difference in words, and whether it is shown to be within the margin (two
+        one-sided tests at 5% each: the 90% interval lies within the margin)."""
+        one, two = self.scores(name), self.scores(other)
+        draws = resample(*one.shape, np.random.default_rng(0))
+        wide, narrow = (difference(one, two, draws, level) for level in (0.95, 0.9))
+        each = draws.means(one - two)
+        chance = max(float((each <= -MARGIN).mean()), float((each >= MARGIN).mean()))
+        equal = (
+            "equal" if -MARGIN < narrow.low and narrow.high < MARGIN else "not shown to be equal"
+        )
+        return (
+            f"{name} - {other}: {100 * wide.value:+.2f} points, 95% interval "
+            f"[{100 * wide.low:+.2f}, {100 * wide.high:+.2f}], 90% [{100 * narrow.low:+.2f}, "
+            f"{100 * narrow.high:+.2f}]; {equal} within {100 * MARGIN:.0f} points "
+            f"(two one-sided tests, p = {chance:.3f})"
+        )
+
+    def off(self) -> float:
+        """Largest share by which a column of the ledger differs from its independent count."""
+        return max(
+            abs(ledger / count - 1) for pairs in self.ledger.values() for ledger, count in pairs
+        )
+
+    def rows(self) -> list[Row]:
+        peer = f"TRL {metadata.version('trl')} GRPOTrainer"
+        pairs = [
+            (f"{metric} accuracy", *(self.accuracy(name, metric) for name in ("ours", "TRL")), peer)
+            for metric in ("sampled", "greedy")
+        ]
+        pairs += [
+            ("sampled accuracy, before", *2 * (self.start["metrics"]["sampled"],), "the same model"),
+            (
+                "sampled accuracy, shared tokens", self.accuracy("ours", "sampled"),
+                self.accuracy("shared", "sampled"), f"{peer}, our engine",
+            ),
+            ("generated tokens", self.generated["ours"], self.generated["TRL"], peer),
+            (
+                "seconds a step (median)", float(np.median(self.seconds["ours"])),
+                float(np.median(self.seconds["TRL"])), peer,
+            ),
+        ]  # fmt: skip
+        pairs += [
+            (f"ledger: {column}", *np.sum(counts, 0).tolist(), "counted beside the ledger")
+            for column, counts in self.ledger.items()
+        ]
+        return [Row(*each) for each in pairs]
+
+
+def compare(setting: Setting, seeds: Sequence[int], problems: int, samples: int) -> Report:
+    """Every arm with every seed, one after the other, so that all meet the same machine."""
+    task = tiny_calculation()
+    evaluation = Evaluation(task, task.test[:problems], samples, setting.length)
+    report = Report(evaluation(Models(load(setting.model, device="cpu"))))
+    for seed in seeds:
+        arms = {
+            "ours": ours(setting, task, seed),
+            "TRL": trl(setting, task, seed, shared=False),
+            "shared": trl(setting, task, seed, shared=True),
+        }
+        for name, outcome in arms.items():
+            report.seen[name].append(evaluation(Models(outcome.lm)))
+            report.seconds[name] += outcome.seconds
+            report.generated[name] += outcome.counted["generated"]
+        mine, shared = arms["ours"], arms["shared"]
+        for column, count in mine.counted.items():
+            report.ledger[column] += [(mine.ledger[column], count)]
+        report.ledger["generated, TRL's metrics"] += [
+            (shared.ledger["generated"], shared.counted["generated"])
+        ]
+        report.ledger["student_forward, TRL's metrics"] += [
+            (mine.ledger["student_forward"], shared.counted["seen"])
+        ]
+        report.apart.append(apart(setting, mine, shared))
+        accuracies = ", ".join(
+            f"{name} {found[-1]['metrics']['sampled']:.4f}" for name, found in report.seen.items()
+        )
+        print(
+            f"seed {seed}: sampled accuracy {accuracies}; weights of ours and shared "
+            f"{report.apart[-1]:.1e} of the way apart",
+            flush=True,
+        )
+    return report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.parity", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
+    """Exit code 1 where the ledger is off by more than the tolerance."""
+    introduction, _, _ = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.parity", description=introduction)
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default 3)")
     parser.add_argument("--steps", type=int, default=Setting.steps)
     parser.add_argument("--lr", type=float, default=Setting.lr)
-    parser.add_argument("--problems", type=int, default=500, help="held-out problems looked at")
-    parser.add_argument("--samples", type=int, default=8, help="completions of each of them")
+    parser.add_argument("--problems", type=int, default=500, help="held-out problems (all: 500)")
+    parser.add_argument("--samples", type=int, default=8, help="completions of each (default 8)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
     options = parser.parse_args(arguments)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
     torch.set_num_threads(1)
+    setting = Setting(options.steps, lr=options.lr)
+    print(machine("trl", "accelerate"))
+    print(f"{setting}, seeds 0 to {options.seeds - 1}, {options.problems} held-out problems")
+    report = compare(setting, range(options.seeds), options.problems, options.samples)
+    rows = report.rows()
+    show("GRPO, ours and TRL's", rows)
+    print(report.compare("ours", "TRL"))
+    print(report.compare("ours", "shared"))
+    print(f"largest difference of the ledger from a count beside it: {100 * report.off():.3f}%")
+    if options.json is not None:
+        write(options.json, rows)
+    return int(report.off() > TOLERANCE)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -16,7 +16,10 @@ from autodidact.spec import Spec
 folder = Path(tempfile.mkdtemp())
 
 # One problem a line. The column names are yours; `columns` says which is which.
-rows = [{"problem": f"Double {n}.", "rationale": f"{n}+{n}={2 * n}", "result": str(2 * n)} for n in range(40)]
+rows = [
+    {"problem": f"Double {n}.", "rationale": f"{n}+{n}={2 * n}", "result": str(2 * n)}
+    for n in range(40)
+]
 data = folder / "doubles.jsonl"
 data.write_text("\n".join(json.dumps(row) for row in rows))
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autodidact import calls
 from autodidact.calls import Call
-from autodidact.run import Run
+from autodidact.names import nearest
 from autodidact.spec import Spec
+
+OF_RUN = ("lr", "schedule", "warmup", "weight_decay", "grad_clip", "rows", "micro_rows")
+"""Options of a run in which arms may differ; budget, seeds and evaluation are shared."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Arm:
 def arms_of(texts: Sequence[str], common: Spec, shared: Mapping[str, Any]) -> list[Arm]:
     """Arms from texts such as `grpo` or `opsd(divergence=reverse, lr=1e-4)`.
 
-    Options of the method's signature go to the method, fields of `Run` to the run of that arm.
+    Options of the method's signature go to the method, those of `OF_RUN` to the run of that arm.
+    The latter are part of an arm's name only where two arms differ by nothing else.
 
     Args:
         shared: options for every method that has them, such as `length`.
@@ -40,26 +44,34 @@ def arms_of(texts: Sequence[str], common: Spec, shared: Mapping[str, Any]) -> li
     Raises:
         ValueError: an unknown method or option, or the same arm twice.
     """
-    run_fields = {field.name for field in fields(Run)}
+    parsed = [calls.parse(text) for text in texts]
+    plain = [name_of(call, without=OF_RUN) for call in parsed]
     arms: list[Arm] = []
-    for text in texts:
-        call = calls.parse(text)
+    for text, call, short in zip(texts, parsed, plain, strict=True):
         factory = calls.method(call.name)
-        own = {k: v for k, v in call.arguments.items() if k not in run_fields or _has(factory, k)}
-        of_run = {key: value for key, value in call.arguments.items() if key not in own}
-        calls.bind(factory, Call(call.name, own))
-        given = {key: value for key, value in shared.items() if _has(factory, key)}
+        takes = list(inspect.signature(factory).parameters)
+        for key in call.arguments:
+            if key not in takes and key not in OF_RUN:
+                raise ValueError(
+                    f"{call.name} has no option {key!r}; its options: "
+                    f"{', '.join(takes) or 'none'}; options of its run: {', '.join(OF_RUN)}"
+                    + nearest(key, [*takes, *OF_RUN])
+                )
+        own = {key: value for key, value in call.arguments.items() if key in takes}
+        of_run = {key: value for key, value in call.arguments.items() if key not in takes}
+        given = {key: value for key, value in shared.items() if key in takes}
         whole = Call(call.name, {**given, **own})
-        made = factory(**whole.arguments)
+        rollout = factory(**whole.arguments).rollout
         run = replace(common.run, **of_run)
-        made.rollout.problems(run.rows)
-        name = re.sub(r"[^A-Za-z0-9.]+", "-", str(call)).strip("-")
+        rollout.problems(run.rows)
+        name = short if plain.count(short) == 1 else name_of(call)
         if name in (arm.name for arm in arms):
             raise ValueError(f"the arm {text!r} is there twice")
-        spec = replace(common, method=whole, run=run)
-        arms.append(Arm(name, spec, made.rollout.draws))
+        arms.append(Arm(name, replace(common, method=whole, run=run), rollout.draws))
     return arms
 
 
-def _has(factory: Callable[..., Any], name: str) -> bool:
-    return name in inspect.signature(factory).parameters
+def name_of(call: Call, without: Sequence[str] = ()) -> str:
+    """A call as a name for tables and folders, such as `opsd-divergence-reverse`."""
+    kept = {key: value for key, value in call.arguments.items() if key not in without}
+    return re.sub(r"[^A-Za-z0-9.]+", "-", str(Call(call.name, kept))).strip("-")

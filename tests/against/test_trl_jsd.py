@@ -26,10 +26,10 @@ from autodidact.view import plain
 from toys import laws, perturb, random_logits, random_qwen, toy_task
 
 pytest.importorskip("trl", reason=REASON)
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:You are importing from 'trl.experimental':UserWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:You are importing from 'trl.experimental'")
 FLOAT64 = 1e-9
+WEIGHT = 1e-7
+"""One over the number of tokens is a float32 number in our batches."""
 KINDS = {
     0.0: Divergence("forward"),
     0.1: Divergence("jsd", 0.1),
@@ -92,9 +92,10 @@ def test_loss_and_gradients_in_the_weights(beta, gkd, tokenizer):
         teacher_model=teacher.model, beta=beta, generalized_jsd_loss=gkd.generalized_jsd_loss
     )
     models.policy.model.zero_grad()
-    expected = gkd.compute_loss(trainer, models.policy.model, inputs)
-    expected.backward()
+    theirs = gkd.compute_loss(trainer, models.policy.model, inputs)
+    theirs.backward()
+    expected = float(theirs.detach())
     peer = {name: p.grad for name, p in models.policy.model.named_parameters()}
-    assert found == pytest.approx(float(expected), rel=FLOAT64)
-    assert float(expected) > 1e-3
-    assert largest_gap(gradient, peer) < FLOAT64
+    assert found == pytest.approx(expected, rel=WEIGHT)
+    assert expected > 1e-3
+    assert largest_gap(gradient, peer) < WEIGHT

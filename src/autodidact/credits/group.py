@@ -53,4 +53,3 @@ def group_advantage(batch: Batch, scale: Scale = "std", eps: float = 1e-4) -> Ba
     if scale == "std":
         advantage = advantage / (group_std(reward, batch.group) + eps)
     return batch.put(advantage=advantage.nan_to_num()[:, None] * batch.own)
-
