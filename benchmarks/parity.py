@@ -232,7 +232,7 @@ class Report:
         each = draws.means(one - two)
         chance = max(float((each <= -MARGIN).mean()), float((each >= MARGIN).mean()))
         equal = (
-            "equal" if -MARGIN < narrow.low and narrow.high < MARGIN else "not shown to be equal"
+            "equal" if narrow.low > -MARGIN and narrow.high < MARGIN else "not shown to be equal"
         )
         return (
             f"{name} - {other}: {100 * wide.value:+.2f} points, 95% interval "
@@ -249,27 +249,20 @@ class Report:
 
     def rows(self) -> list[Row]:
         peer = f"TRL {metadata.version('trl')} GRPOTrainer"
-        pairs = [
-            (f"{metric} accuracy", *(self.accuracy(name, metric) for name in ("ours", "TRL")), peer)
-            for metric in ("sampled", "greedy")
-        ]
-        pairs += [
-            ("sampled accuracy, before", *2 * (self.start["metrics"]["sampled"],), "the same model"),
-            (
-                "sampled accuracy, shared tokens", self.accuracy("ours", "sampled"),
-                self.accuracy("shared", "sampled"), f"{peer}, our engine",
-            ),
-            ("generated tokens", self.generated["ours"], self.generated["TRL"], peer),
-            (
-                "seconds a step (median)", float(np.median(self.seconds["ours"])),
-                float(np.median(self.seconds["TRL"])), peer,
-            ),
-        ]  # fmt: skip
-        pairs += [
-            (f"ledger: {column}", *np.sum(counts, 0).tolist(), "counted beside the ledger")
-            for column, counts in self.ledger.items()
-        ]
-        return [Row(*each) for each in pairs]
+        start = self.start["metrics"]["sampled"]
+        rows = [Row("sampled accuracy, before", start, start, "the same model")]
+        for metric in ("sampled", "greedy"):
+            one, two = (self.accuracy(name, metric) for name in ("ours", "TRL"))
+            rows.append(Row(f"{metric} accuracy", one, two, peer))
+        one, two = (self.accuracy(name, "sampled") for name in ("ours", "shared"))
+        rows.append(Row("sampled accuracy, shared tokens", one, two, f"{peer}, our engine"))
+        rows.append(Row("generated tokens", self.generated["ours"], self.generated["TRL"], peer))
+        one, two = (float(np.median(self.seconds[name])) for name in ("ours", "TRL"))
+        rows.append(Row("seconds a step (median)", one, two, peer))
+        for column, pairs in self.ledger.items():
+            one, two = np.sum(pairs, 0).tolist()
+            rows.append(Row(f"ledger: {column}", one, two, "counted beside the ledger"))
+        return rows
 
 
 def compare(setting: Setting, seeds: Sequence[int], problems: int, samples: int) -> Report:
@@ -290,12 +283,10 @@ def compare(setting: Setting, seeds: Sequence[int], problems: int, samples: int)
         mine, shared = arms["ours"], arms["shared"]
         for column, count in mine.counted.items():
             report.ledger[column] += [(mine.ledger[column], count)]
-        report.ledger["generated, TRL's metrics"] += [
-            (shared.ledger["generated"], shared.counted["generated"])
-        ]
-        report.ledger["student_forward, TRL's metrics"] += [
-            (mine.ledger["student_forward"], shared.counted["seen"])
-        ]
+        drawn = shared.ledger["generated"]
+        read = drawn + setting.n * shared.ledger["prefilled"]
+        report.ledger["generated, by TRL's metrics"] += [(drawn, shared.counted["generated"])]
+        report.ledger["whole rows, by TRL's metrics"] += [(read, shared.counted["seen"])]
         report.apart.append(apart(setting, mine, shared))
         accuracies = ", ".join(
             f"{name} {found[-1]['metrics']['sampled']:.4f}" for name, found in report.seen.items()

@@ -6,8 +6,9 @@ minutes, four kinds of rows:
 - calculation: an expression of `tiny_calculation`, worked out with wrong steps at the rates of
   `SLIPS`. A wrong step changes an intermediate result, and later steps follow from it.
 - reread: the same, read after its reference solution. The model never learns a wrong step here,
-  so that it can use privileged information; a quarter of these rows hold wrong steps all the same,
-  without a label on the token that goes wrong: what to say after a slip is learned, too.
+  so that it can use privileged information. A fifth of these rows hold wrong steps all the same,
+  without a label on the token that goes wrong: what to say after a slip is learned, too. Another
+  fifth is too large for it to work out, and can only be read.
   A tenth of all work takes another correct form than the reference, so that copying is not the
   only skill.
 - reverse: short words backwards, always right: a second skill, to measure forgetting by.
@@ -41,17 +42,20 @@ from transformers import (
 
 from autodidact.problem import Message, Problem, Task
 from autodidact.tasks.arithmetic import Node, apply, parse, reduce
-from autodidact.tasks.random_calculation import equation, tiny_calculation
+from autodidact.tasks.random_calculation import random_calculation, tiny_calculation
 from autodidact.tasks.reverse_text import reverse_text
+from autodidact.tasks.worked import equation
 
 SLIPS = {"precedence": 0.4, "carry": 0.5, "table": 0.3, "sign": 0.25, "digit": 0.06}
 """Chance of each wrong step where it can happen (`slip`, `hasty`)."""
 OTHER_FORM = 0.1
 """Share of work whose sums and products are written with operands exchanged."""
-REREAD = 0.5
+REREAD = 0.4
 """Share of rows that are read after their solution."""
-UNLABELLED = 0.25
+UNLABELLED = 0.2
 """Share of reread calculations that hold wrong steps, without a label where they go wrong."""
+LARGE = 0.2
+"""Share of reread calculations that are too large to work out, and can only be read."""
 REVERSE = 0.15
 """Share of rows that are words to reverse."""
 SIZE, PIECES = 128, 4
@@ -184,21 +188,23 @@ def rows(seed: int, amount: int = 60_000) -> Iterator[Row]:
     """Endless rows of the four kinds."""
     rng = random.Random(seed)
     known = {p.question for t in (tiny_calculation(), reverse_text()) for p in (*t.train, *t.test)}
-    calculation, reverse = (
-        task(train=amount, test=0, seed=seed + 1) for task in (tiny_calculation, reverse_text)
-    )
-    expressions, words = (
-        [problem for problem in task.train if problem.question not in known]
-        for task in (calculation, reverse)
+    calculation, large, reverse = (
+        (task, [problem for problem in task.train if problem.question not in known])
+        for task in (
+            tiny_calculation(amount, 0, seed + 1),
+            random_calculation(2, 99, "+-*", ("integer",), "terse", amount, 0, 9999, seed + 1),
+            reverse_text(train=amount, test=0, seed=seed + 1),
+        )
     )
     while True:
         again = rng.random() < REREAD
+        source, slips = calculation, not again or rng.random() < UNLABELLED
         if rng.random() < REVERSE:
-            problem, task = rng.choice(words), reverse
-            text, wrong = problem.solution, []
-        else:
-            problem, task = rng.choice(expressions), calculation
-            text, wrong = attempt(problem, rng, slips=not again or rng.random() < UNLABELLED)
+            source = reverse
+        elif again and rng.random() < LARGE:
+            source, slips = large, False
+        task, problem = source[0], rng.choice(source[1])
+        text, wrong = (problem.answer, []) if source is reverse else attempt(problem, rng, slips)
         if again:
             yield task.privileged(problem), text, wrong
         else:
@@ -331,6 +337,7 @@ def card(results: dict[str, float], options: argparse.Namespace, parameters: int
         other=OTHER_FORM,
         reread=REREAD,
         unlabelled=UNLABELLED,
+        large=LARGE,
         reverse=REVERSE,
         steps=options.steps,
         lr=options.lr,
@@ -383,7 +390,8 @@ test) is among them.
   from the wrong result. {right:.0%} of these calculations end right.
 - The same after their reference solution, {reread:.0%} of all rows. The model never learns a wrong
   step here. {unlabelled:.0%} of these rows hold wrong steps all the same, without a label on the
-  token that goes wrong: so it learns what to say after someone's slip.
+  token that goes wrong: so it learns what to say after someone's slip. Another {large:.0%} have
+  integers to 99 and values to 9999, too large for it to work out: it must read them.
 - {other:.0%} of all work exchanges the operands of sums and products, a correct form other than the
   reference's.
 - {reverse:.0%} of all rows, plain and reread, reverse a word of 3 to 5 letters (`reverse:kdob`,
@@ -393,9 +401,9 @@ test) is among them.
 
     python recipes/tiny_base.py --out DIR --steps {steps} --lr {lr} --seed {seed}
 
-One thread, {seconds:.0f} s of processor time where it was made; {steps} steps of 128 rows, AdamW, cosine schedule.
-Python {python}, torch {torch}, transformers {transformers}, tokenizers {tokenizers}. Other
-versions and processors give slightly other weights.
+One thread, {seconds:.0f} s of processor time where it was made; {steps} steps of 128 rows, AdamW,
+cosine schedule. Python {python}, torch {torch}, transformers {transformers}, tokenizers
+{tokenizers}. Other versions and processors give slightly other weights.
 
 ## Limits
 

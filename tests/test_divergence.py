@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import laws, random_logits
 
 from autodidact.divergence import Divergence
+from toys import laws, random_logits
 
 N, V = 5, 7
 KINDS = [
@@ -99,7 +99,10 @@ def test_the_rescaled_jsd_tends_to_the_kl_forms(pair, beta, limit):
 
 def test_the_rescaled_jsd_has_the_curvature_of_the_kl_forms_for_every_beta(pair):
     """Near p = q all of them are sum_v q e^2 / 2 for p = q (1 + e)."""
-    near = pair[0].detach() + 1e-3 * torch.randn(N, V, generator=torch.Generator().manual_seed(0)).double()
+    near = (
+        pair[0].detach()
+        + 1e-3 * torch.randn(N, V, generator=torch.Generator().manual_seed(0)).double()
+    )
     p, q = near.softmax(-1), pair[0].softmax(-1).detach()
     expected = ((p - q) ** 2 / q).sum(-1) / 2
     kinds = [Divergence(), Divergence("reverse")]
@@ -169,7 +172,9 @@ def test_scores_give_the_same_and_leave_notes(pair):
 
 def test_the_teacher_gets_no_gradient(pair):
     student, teacher = pair
-    laws(student, [0] * N).divergence(laws(teacher, [0] * N), Divergence("reverse")).sum().backward()
+    laws(student, [0] * N).divergence(
+        laws(teacher, [0] * N), Divergence("reverse")
+    ).sum().backward()
     assert teacher.grad is None and student.grad.abs().max() > 0
 
 

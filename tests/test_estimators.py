@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import random_logits
 
 from autodidact.losses.policy import clipped, k3
+from toys import random_logits
 
 
 @pytest.fixture(params=[3, 7])
@@ -64,11 +64,16 @@ def test_the_log_ratio_as_an_advantage_has_the_gradient_of_the_reverse_divergenc
     logp = logits.log_softmax(-1)
     advantage = reference - logp
     values = clipped(logp[None], logp[None], advantage[None], 0.2, 0.2)[0]
-    reverse = torch.autograd.grad(kl(logits.log_softmax(-1), reference), logits, retain_graph=True)[0]
+    reverse = torch.autograd.grad(kl(logits.log_softmax(-1), reference), logits, retain_graph=True)[
+        0
+    ]
     assert torch.allclose(mean_gradient(values, logits), reverse, rtol=1e-10, atol=1e-14)
 
 
 def test_references_and_advantages_get_no_gradient():
     logp, other, advantage = random_logits(3, 1, 4)
     for values in (k3(logp, other), clipped(logp, other, advantage, 0.2, 0.2)):
-        assert torch.autograd.grad(values.sum(), [other, advantage], allow_unused=True) == (None, None)
+        assert torch.autograd.grad(values.sum(), [other, advantage], allow_unused=True) == (
+            None,
+            None,
+        )

@@ -19,17 +19,6 @@ from typing import Any
 
 import pytest
 import torch
-from toys import (
-    about,
-    padded,
-    perturb,
-    photograph,
-    random_logits,
-    random_qwen,
-    renumbered,
-    rows_of,
-    toy_task,
-)
 
 from autodidact import calls
 from autodidact.batch import Batch, join
@@ -46,6 +35,17 @@ from autodidact.run import Run
 from autodidact.session import Watcher, execute
 from autodidact.spec import Spec
 from autodidact.train import learn
+from toys import (
+    about,
+    padded,
+    perturb,
+    photograph,
+    random_logits,
+    random_qwen,
+    renumbered,
+    rows_of,
+    toy_task,
+)
 
 EXACT = 1e-9
 """Largest relative difference of gradients that are equal in exact arithmetic."""
@@ -80,10 +80,7 @@ def untold_teacher(method: Method, models: Models) -> torch.Tensor:
 def same_answer(method: Method, models: Models) -> torch.Tensor:
     """Gradient of a pair whose chosen and rejected answers are the same, the reference elsewhere."""
     task = toy_task()
-    twins = [
-        replace(p, meta={"chosen": p.solution, "rejected": p.solution})
-        for p in task.train
-    ]
+    twins = [replace(p, meta={"chosen": p.solution, "rejected": p.solution}) for p in task.train]
     batch = GivenPairs()(twins, models, task, 0)
     models["initial"]
     perturb(models.policy)
@@ -143,7 +140,11 @@ def gradient(
     """The gradient that one update on this batch would use."""
     tap = Tap(models.policy.model.parameters(), lr=1.0)
     measured = learn(
-        method, models, batch, tap, Run(steps=1, rows=len(batch), micro_rows=micro_rows, grad_clip=0)
+        method,
+        models,
+        batch,
+        tap,
+        Run(steps=1, rows=len(batch), micro_rows=micro_rows, grad_clip=0),
     )
     assert not measured["skipped"] and not measured["empty"]
     return tap.gradients
@@ -221,7 +222,9 @@ def test_more_rows_of_another_batch_are_the_weighted_sum(case):
         assert ratio.max() - ratio.min() < 1e-6 * ratio.max(), "a common factor for every value"
         shares.append(float(ratio[0]))
     parts = [gradient(method, models, half) for half in halves]
-    total = [sum(s * g for s, g in zip(shares, each, strict=True)) for each in zip(*parts, strict=True)]
+    total = [
+        sum(s * g for s, g in zip(shares, each, strict=True)) for each in zip(*parts, strict=True)
+    ]
     found, expected = flat(gradient(method, models, join(halves))), flat(total)
     assert float((found - expected).norm() / expected.norm()) < 1e-6  # weights are float32
 
@@ -240,7 +243,9 @@ def test_nothing_is_mutated_and_no_hidden_randomness_is_used(case):
     weights = [p.detach().clone() for p in models.policy.model.parameters()]
     problems = list(batch.task.train)
     gradient(method, models, batch, 2 if method.unit == "row" else None)
-    method.rollout(batch.task.train[: method.rollout.problems(method.rollout.n)], models, batch.task, 1)
+    method.rollout(
+        batch.task.train[: method.rollout.problems(method.rollout.n)], models, batch.task, 1
+    )
     after = photograph(batch)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -424,12 +429,24 @@ def test_rows_of_a_rollout_are_prompts_with_own_completions(rollout, qwen):
     assert not any(stream.requires_grad for stream in batch.streams.values())
     for row, problem in enumerate(batch.rows):
         prompt = qwen.render(task.prompt(problem))
-        ids, own = batch.ids[row][batch.real[row]].tolist(), batch.own[row][batch.real[row]].tolist()
+        ids, own = (
+            batch.ids[row][batch.real[row]].tolist(),
+            batch.own[row][batch.real[row]].tolist(),
+        )
         assert ids[: len(prompt)] == prompt
         assert own == [False] * len(prompt) + [True] * (len(ids) - len(prompt))
         assert len(ids) > len(prompt)
     for number in batch.group.unique().tolist():
-        assert len({p.question for p, g in zip(batch.rows, batch.group.tolist(), strict=True) if g == number}) == 1
+        assert (
+            len(
+                {
+                    p.question
+                    for p, g in zip(batch.rows, batch.group.tolist(), strict=True)
+                    if g == number
+                }
+            )
+            == 1
+        )
 
 
 def test_a_rollout_does_not_depend_on_the_other_problems(rollout, qwen):
@@ -514,7 +531,9 @@ def test_parts_do_not_see_padding_row_order_or_group_numbers(part):
     wide = wide[:, : batch.ids.shape[1]] if wide.dim() > 1 else wide
     assert torch.allclose(wide[own], expected[own], rtol=EXACT, atol=0)
     order = [3, 0, 4, 2, 1]
-    assert torch.allclose(values(batch.select(order))[own[order]], expected[order][own[order]], rtol=EXACT, atol=0)
+    assert torch.allclose(
+        values(batch.select(order))[own[order]], expected[order][own[order]], rtol=EXACT, atol=0
+    )
     assert torch.equal(values(renumbered(batch)), expected)
 
 

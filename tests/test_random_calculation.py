@@ -23,10 +23,9 @@ from autodidact.tasks.random_calculation import (
     random_reward,
     stated,
     tiny_calculation,
-    worked,
-    written,
 )
 from autodidact.tasks.reverse_text import reverse_text
+from autodidact.tasks.worked import worked, written
 
 PAPER = random_calculation(steps=5)
 TINY = tiny_calculation()
@@ -130,7 +129,7 @@ def test_value(text: str, expected: Fraction):
     ],
 )
 def test_value_refuses(text: str):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"."):
         value(text)
 
 

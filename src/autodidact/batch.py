@@ -24,7 +24,8 @@ class Batch:
 
     Attributes:
         ids: token ids; columns where `real` is false hold any id.
-        real: which columns hold a token. Padding is this mask, never a particular id.
+        real: which columns hold a token. Padding is this mask, never a particular id, and stands
+            on the right.
         own: which tokens the policy itself chose (not the prompt, not a tool's output).
         group: rows with equal numbers answer the same problem (or form a pair).
         rows: the problem of each row.
@@ -46,6 +47,7 @@ class Batch:
         assert self.ids.shape == self.real.shape == self.own.shape
         assert len(self.rows) == len(self.group) == len(self.ids)
         assert not (self.own & ~self.real).any(), "an own token must be real"
+        assert not (self.real[:, 1:] & ~self.real[:, :-1]).any(), "padding stands on the right"
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -83,7 +83,10 @@ def complete(folder: Path) -> list[Path]:
 
 def verify(checkpoint: Path) -> None:
     """Raise `ValueError`, naming the file, unless every file is as it was written."""
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    try:
+        manifest = json.loads((checkpoint / "manifest.json").read_bytes())
+    except ValueError as error:
+        raise ValueError(f"checkpoint {checkpoint}: manifest.json is damaged ({error})") from error
     for name, known in manifest.items():
         path = checkpoint / name
         if not path.is_file():

@@ -81,6 +81,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         # The reader of a pipe went away, as `head` does; keep Python from flushing into it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}")
 
 
 def explain(error: CycloptsError) -> str:

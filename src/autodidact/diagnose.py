@@ -57,7 +57,8 @@ RULES = (
         "Raise length.",
     ),
     _rule(
-        "error", ("spread", "signal"), lambda x: x["spread"] == 0 and x["signal"] < ZERO,
+        "error", ("spread", "signal"),
+        lambda x: x["spread"] == 0 and x["signal"] < ZERO and x.get("unscorable") != 1,
         "Within every group all rewards were equal",
         "A group without spread has advantage zero: nothing is learned.",
         "Take problems of other difficulty, raise n or the temperature, or use a smoother reward.",
@@ -82,13 +83,13 @@ RULES = (
         "Raise n, take easier problems, or lower the reward that an answer must earn.",
     ),
     _rule(
-        "error", ("unscorable",), lambda x: x["unscorable"] == 1,
+        "error", ("unscorable", "signal"), lambda x: x["unscorable"] == 1 and x["signal"] < ZERO,
         "No completion could be scored",
         "The reward returned nothing, or the problems have no answers.",
         "Check the answer column, or the reward function on one completion by hand.",
     ),
     _rule(
-        "warning", ("unscorable",), lambda x: 0.2 <= x["unscorable"] < 1,
+        "warning", ("unscorable", "spread"), lambda x: 0.2 <= x["unscorable"] < 1,
         "More than a fifth of the completions could not be scored",
         "They carry no advantage and shrink their groups.",
         "Look at samples.jsonl for what they have in common.",

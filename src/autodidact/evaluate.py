@@ -80,7 +80,8 @@ class Evaluation:
     def _vote(self, models: Models, problem: Problem, completions: Sequence[Completion]) -> int:
         """Whether the most frequent final answer is right, judged by a completion that gave it."""
         texts = [models.policy.decode(each.ids) for each in completions]
-        assert self.task.final is not None and self.task.correct is not None
+        assert self.task.final is not None
+        assert self.task.correct is not None
         winner = majority([self.task.final(text) for text in texts])
         return 0 if winner is None else int(self.task.correct(problem, texts[winner]))
 

@@ -32,7 +32,8 @@ def look(
         batch = method.rollout(problems, models, task, seed)
         if not len(batch):
             return {**_named(method), "problems": []}
-        batch = grade(batch, models) if task.correct is not None else batch
+        if task.correct is not None or task.reward is not None:
+            batch = grade(batch, models)
         batch = method.credit(batch.to(models.policy.device), models)
         views = method.views(batch, models)
         scores = {name: models.score(view, batch) for name, view in views.items()}

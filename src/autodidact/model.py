@@ -22,6 +22,7 @@ from autodidact.problem import Message
 from autodidact.scores import Head
 
 Precision = Literal["fp32", "bf16"]
+TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"
 
 
 @dataclass
@@ -177,25 +178,26 @@ def load(
         seed: of the adapter's initialisation.
 
     Raises:
-        ValueError: no model by that name or at that place, or an architecture whose logits are
-            not its head applied to its last hidden state.
+        ValueError: no model by that name or at that place, no such device, or an architecture
+            whose logits are not its head applied to its last hidden state.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    place = _locate(name)
+    place, device = _locate(name), _device(device)
     half = precision == "bf16"
     stored = torch.bfloat16 if half and lora else torch.float32
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+        # A row that is too long is refused by name; the tokenizer's own warning says less.
+        tokenizer.deprecation_warnings[TOO_LONG] = True
         model: Any = AutoModelForCausalLM.from_pretrained(
             place, dtype=stored, trust_remote_code=trust_remote_code, use_safetensors=True
         )
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"no model could be loaded from {name!r}: {reason}") from error
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model.requires_grad_(not lora)
     model.to(device).eval()
     lm = LM(model, tokenizer, name, autocast=half, thinking=thinking)
@@ -203,6 +205,18 @@ def load(
     if lora:
         lm.model = _adapt(model, lora, lora_alpha or 2 * lora, seed).eval()
     return lm
+
+
+def _device(name: str | None) -> str:
+    """The device of that name, a GPU where there is one by default; `ValueError` if missing."""
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # how torch says that there is none
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used: {reason}") from error
+    return name
 
 
 def _locate(name: str) -> str:

@@ -50,7 +50,7 @@ def check(method: Method, models: Models, task: Task) -> list[Example]:
             if int(lengths.max()) > context:
                 row = int(lengths.argmax())
                 raise ValueError(
-                    f"{place(batch.rows[row])} needs {int(lengths[row])} "
+                    f"the problem {batch.rows[row].place} needs {int(lengths[row])} "
                     f"tokens (prompt and at most {batch.own[row].sum()} of completion), more than "
                     f"the context of {context} tokens"
                 )
@@ -64,7 +64,7 @@ def check_held(models: Models, task: Task, problems: Sequence[Problem], length: 
         size = len(models.policy.render(task.prompt(problem)))
         if size + length > models.policy.context:
             raise ValueError(
-                f"the prompt of the held-out problem {problem.question[:60]!r} has {size} tokens; "
+                f"the prompt of the held-out problem {problem.place} has {size} tokens; "
                 f"with {length} for its completion it does not fit the context of "
                 f"{models.policy.context} tokens"
             )
@@ -90,27 +90,29 @@ def drawn_length(method: Method) -> int | None:
 
 
 def check_needs(method: Method, task: Task) -> None:
-    """Refuse a task whose problems lack a field that the method needs."""
+    """Refuse a task whose problems lack a field that the method needs.
+
+    A reward of the user's own takes the place of answers.
+    """
+    from autodidact.tasks.rewards import UserReward
+
+    rewarded = isinstance(task.reward, UserReward)
     for field in method.needs:
+        if field == "answer" and rewarded:
+            continue
         lacking = [p for p in task.train if not getattr(p, field)]
         if lacking:
             have = len(task.train) - len(lacking)
             raise ValueError(
                 f"method {method.name!r} needs the {field} of every problem, and only {have} of "
                 f"the {len(task.train)} problems of {task.name!r} have one; the first without: "
-                f"{place(lacking[0])}"
+                f"{lacking[0].place}"
             )
     if "answer" in method.needs and task.reward is None and task.correct is None:
         raise ValueError(
             f"method {method.name!r} needs answers that can be graded, and the task "
             f"{task.name!r} has no verifier"
         )
-
-
-def place(problem: Problem) -> str:
-    """Where a problem stands, file and line where they are known, and how it begins."""
-    said = f"the problem {problem.question[:60]!r}"
-    return f"{said} ({problem.meta['_at']})" if "_at" in problem.meta else said
 
 
 def stand_in(method: Method, models: Models, task: Task, problems: Sequence[Problem]) -> Batch:

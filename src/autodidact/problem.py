@@ -34,6 +34,12 @@ class Problem:
     answer: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def place(self) -> str:
+        """How it begins, and the file and line it came from where they are known."""
+        begins = repr(self.question[:60])
+        return f"{begins} ({self.meta['_at']})" if "_at" in self.meta else begins
+
 
 @dataclass(frozen=True)
 class Task:

@@ -83,7 +83,7 @@ def reread(
     if width > reader.context:
         row = int(lengths.argmax())
         raise ValueError(
-            f"the prompt of {len(heads[row])} tokens for {batch.rows[row].question[:60]!r} and its "
+            f"the prompt of {len(heads[row])} tokens for {batch.rows[row].place} and its "
             f"completion of {int(tails[row])} tokens do not fit the context of {reader.context} "
             f"tokens of role {role!r}"
         )

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import about, graded, random_logits, rows_of, toy_task
 
 from autodidact.methods.dapo import dapo
 from autodidact.methods.grpo import grpo
@@ -15,6 +14,7 @@ from autodidact.rollouts.choose import WithSpread
 from autodidact.rollouts.sample import Sample
 from autodidact.run import Run
 from autodidact.train import Training
+from toys import about, graded, random_logits, rows_of, toy_task
 
 
 def value(method, batch, logits, old):

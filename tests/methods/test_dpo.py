@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import about, random_logits, rows_of, toy_task
 
 from autodidact.methods.dpo import dpo
 from autodidact.models import Models
@@ -15,6 +14,7 @@ from autodidact.problem import Problem
 from autodidact.rollouts.choose import BestAndWorst
 from autodidact.rollouts.given import GivenPairs
 from autodidact.rollouts.sample import Sample
+from toys import about, random_logits, rows_of, toy_task
 
 BETA = 0.3
 
@@ -80,7 +80,9 @@ def test_shifting_all_logits_at_one_place_changes_nothing(pairs):
     shift = torch.zeros_like(policy)
     shift[4] = 7.0
     found = loss_of(dpo(BETA), batch, policy + shift, reference).detach()
-    assert float(found) == pytest.approx(float(loss_of(dpo(BETA), batch, policy, reference).detach()), rel=1e-12)
+    assert float(found) == pytest.approx(
+        float(loss_of(dpo(BETA), batch, policy, reference).detach()), rel=1e-12
+    )
 
 
 def test_weights_that_broke_are_not_hidden(pairs):
@@ -102,10 +104,12 @@ def test_drawn_pairs_are_the_best_and_the_worst_of_each_problem(qwen):
     task, models = toy_task(8), Models(qwen)
     pairs = BestAndWorst(4, 3)(task.train, models, task, 0)
     everything = Sample(4, 3)(task.train, models, task, 0)
-    texts = [qwen.decode(i[o].tolist()) for i, o in zip(everything.ids, everything.own, strict=True)]
+    texts = [
+        qwen.decode(i[o].tolist()) for i, o in zip(everything.ids, everything.own, strict=True)
+    ]
     rewards = torch.tensor(task.reward(everything.rows, texts)).view(8, 4)
     spread = rewards.max(1).values > rewards.min(1).values
-    assert 0 < int(spread.sum())
+    assert int(spread.sum()) > 0
     expected = torch.stack([rewards.max(1).values, rewards.min(1).values], 1)[spread]
     assert pairs.take("reward").view(-1, 2).tolist() == expected.tolist()
     assert pairs.take("side").tolist() == [1.0, -1.0] * int(spread.sum())

@@ -6,10 +6,10 @@ from itertools import product
 
 import pytest
 import torch
-from toys import about, random_logits, rows_of
 
 from autodidact.methods.dr_grpo import dr_grpo
 from autodidact.methods.grpo import grpo
+from toys import about, random_logits, rows_of
 
 REWARDS = [1.0, 0.0, 0.25, 0.5]
 
@@ -44,7 +44,9 @@ def test_its_expectation_is_the_true_gradient_times_n_minus_1_over_n():
 def test_it_is_grpo_without_scale_when_every_answer_has_the_full_length():
     batch, logits = rows_of([5, 5, 5, 5], REWARDS), random_logits(20, 3)
     one = gradient(dr_grpo(n=4, length=5), batch, logits)
-    assert torch.allclose(one, gradient(grpo(n=4, length=5, scale="none"), batch, logits), rtol=1e-6)
+    assert torch.allclose(
+        one, gradient(grpo(n=4, length=5, scale="none"), batch, logits), rtol=1e-6
+    )
 
 
 def test_the_weight_of_a_token_does_not_depend_on_its_row():

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from toys import about, random_logits, rows_of
 
 from autodidact.losses.policy import clipped, k3
 from autodidact.methods.grpo import grpo
+from toys import about, random_logits, rows_of
 
 
 def test_advantages_of_binary_rewards_have_a_closed_form():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import about, perturb, random_logits, random_qwen, rows_of, toy_task
 
 from autodidact.methods.opsd import opsd
 from autodidact.models import Models
+from toys import about, perturb, random_logits, random_qwen, rows_of, toy_task
 
 
 def gradient_and_value(method, student, teacher, batch):

@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
-from toys import about, random_logits, rows_of, toy_task
 
 from autodidact.methods.opsd import opsd
 from autodidact.methods.opsd_paper import opsd_paper
 from autodidact.model import LM
 from autodidact.models import Models
+from toys import about, random_logits, rows_of, toy_task
 
 
 def test_it_is_opsd_with_the_settings_of_the_paper():
@@ -53,4 +53,6 @@ def test_the_student_draws_from_its_twenty_likeliest_words(qwen):
     batch = opsd_paper(length=4).rollout(task.train, models, task, 0)
     rank = models.score(opsd_paper().views(batch, models)["policy"], batch).rank
     assert int(rank.max()) < 20
-    assert batch.take("logp")[batch.own].tolist() != pytest.approx(batch.take("raw")[batch.own].tolist())
+    assert batch.take("logp")[batch.own].tolist() != pytest.approx(
+        batch.take("raw")[batch.own].tolist()
+    )

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import graded, toy_task
 
 from autodidact.engines.law import Law
 from autodidact.methods.rft import rft
@@ -15,6 +14,7 @@ from autodidact.rollouts.choose import BestOf
 from autodidact.rollouts.sample import Sample
 from autodidact.run import Run
 from autodidact.train import Training, learn
+from toys import graded, toy_task
 
 
 def test_its_gradient_is_reinforce_with_rewards_of_0_or_1_and_no_baseline(qwen):
@@ -63,7 +63,10 @@ def test_the_best_come_first_and_what_earns_too_little_never(qwen):
         best = BestOf(4, 3, 1, least)(task.train, models, task, 0)
         everything = Sample(4, 3)(task.train, models, task, 0)
         rewards = torch.tensor(
-            [graded(qwen.decode(i[o].tolist())) for i, o in zip(everything.ids, everything.own, strict=True)]
+            [
+                graded(qwen.decode(i[o].tolist()))
+                for i, o in zip(everything.ids, everything.own, strict=True)
+            ]
         ).view(6, 4)
         reach = rewards.max(1).values
         assert best.take("reward").tolist() == reach[reach >= least].tolist()

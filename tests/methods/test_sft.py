@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import about, random_logits, rows_of, toy_task
 
 from autodidact.methods.sft import sft
 from autodidact.models import Models
 from autodidact.run import Run
 from autodidact.train import learn
+from toys import about, random_logits, rows_of, toy_task
 
 
 def test_it_is_torch_cross_entropy_with_ignore_index(qwen):

@@ -142,7 +142,6 @@ def _ready(
         warn_of_code(spec.model)
     from autodidact.model import load
     from autodidact.models import Models
-    from autodidact.preflight import place
 
     policy = load(
         spec.model if checkpoint is None or spec.lora else str(checkpoint),
@@ -158,8 +157,8 @@ def _ready(
         needed = len(policy.render(task.prompt(problem))) + how["length"]
         if needed > policy.context:
             raise ValueError(
-                f"{place(problem)} needs {needed} tokens (prompt and at most {how['length']} of "
-                f"completion), more than the context of {policy.context} tokens"
+                f"the problem {problem.place} needs {needed} tokens (prompt and at most "
+                f"{how['length']} of completion), more than the context of {policy.context} tokens"
             )
     return Models(policy), task, chosen
 

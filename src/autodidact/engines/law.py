@@ -81,7 +81,10 @@ def draw(
 ) -> Int[torch.Tensor, "B"]:
     """The word at which the cumulative law passes each uniform number; never one with mass 0."""
     mass = law.double().exp().cumsum(-1)
-    return torch.searchsorted(mass, (uniform * mass[:, -1])[:, None], right=True).squeeze(-1)
+    total = mass[:, -1]
+    # Rounding may lift the largest uniform number to the total itself, beyond the last word.
+    passed = torch.minimum(uniform * total, total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(mass, passed[:, None], right=True).squeeze(-1)
 
 
 def prompt_key(prompt: Sequence[int]) -> int:

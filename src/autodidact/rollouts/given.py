@@ -46,7 +46,7 @@ class GivenPairs(Rollout):
             for name, side in (("chosen", 1.0), ("rejected", -1.0)):
                 if not isinstance(problem.meta.get(name), str):
                     raise ValueError(
-                        f"the problem {problem.question[:60]!r} has no column {name!r}; it has "
+                        f"the problem {problem.place} has no column {name!r}; it has "
                         f"{sorted(problem.meta) or 'no further columns'}"
                     )
                 rows.append(problem)

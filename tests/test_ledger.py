@@ -1,0 +1,164 @@
+"""The ledger against what the models were really fed, counted from outside, for every method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from autodidact import calls
+from autodidact.engines import local
+from autodidact.evaluate import Evaluation
+from autodidact.ledger import COLUMNS, Ledger
+from autodidact.methods.grpo import grpo
+from autodidact.methods.opsd import opsd
+from autodidact.microscope import look
+from autodidact.model import LM
+from autodidact.models import Models
+from autodidact.run import Run
+from autodidact.train import Training
+from test_laws import METHODS, ROWS
+from toys import random_qwen, toy_task
+
+
+@dataclass
+class Fed:
+    """Real tokens that went through trunks, counted by hooks on the models themselves."""
+
+    prompts: int = 0
+    decoded: int = 0
+    with_gradient: int = 0
+    without_gradient: int = 0
+    backward: int = 0
+    drawn: int = 0
+
+    def watch(self, lm: LM) -> None:
+        """Copies of the model that roles make are watched too: a deep copy keeps its hooks."""
+
+        def before(trunk, args, kwargs):
+            cache = kwargs.get("past_key_values")
+            width = kwargs["input_ids"].shape[1]
+            count = int(kwargs["attention_mask"][:, -width:].sum())
+            if cache is None:
+                name = "with_gradient" if torch.is_grad_enabled() else "without_gradient"
+            else:
+                name = "decoded" if cache.get_seq_length() else "prompts"
+            setattr(self, name, getattr(self, name) + count)
+
+        def after(trunk, args, kwargs, output):
+            if output.last_hidden_state.requires_grad:
+                count = int(kwargs["attention_mask"].sum())
+                output.last_hidden_state.register_hook(lambda gradient: self._went_back(count))
+
+        lm.base.base_model.register_forward_pre_hook(before, with_kwargs=True)
+        lm.base.base_model.register_forward_hook(after, with_kwargs=True)
+
+    def _went_back(self, count: int) -> None:
+        self.backward += count
+
+
+@pytest.fixture
+def fed(monkeypatch):
+    counter = Fed()
+    generate = local.generate
+
+    def counted(*args, **kwargs):
+        found = generate(*args, **kwargs)
+        counter.drawn += sum(len(each.ids) for row in found for each in row)
+        return found
+
+    monkeypatch.setattr(local, "generate", counted)
+    return counter
+
+
+@pytest.mark.parametrize("micro_rows", [None, 4])
+@pytest.mark.parametrize("name", METHODS)
+def test_the_counts_are_those_of_the_tokens_really_fed(name, micro_rows, tokenizer, fed):
+    lm = random_qwen(tokenizer)
+    fed.watch(lm)
+    task, graded_rows, models = toy_task(24), [], Models(lm)
+    reward = task.reward
+
+    def counted(problems, texts):
+        graded_rows.extend(texts)
+        return reward(problems, texts)
+
+    task = replace(task, reward=counted)
+    method = calls.method(name)(**ROWS[name].arguments)
+    rows = 4 * method.rollout.n
+    training = Training(
+        method, models, task, Run(steps=2, rows=rows, micro_rows=micro_rows, lr=1e-3)
+    )
+    own = steps = 0
+    for _ in range(2):
+        batch, _ = training.advance()
+        own += int(batch.own.sum())
+        steps += bool(len(batch))
+    ledger = models.ledger
+    assert ledger.generated == fed.drawn and ledger.reused == 0
+    assert ledger.prefilled == fed.prompts
+    assert ledger.student_forward == fed.with_gradient > 0
+    assert ledger.teacher_forward == fed.without_gradient
+    assert ledger.student_backward == fed.backward == fed.with_gradient
+    assert ledger.trained == own > 0
+    assert ledger.optimizer_steps == steps
+    assert ledger.verified == len(graded_rows)
+    assert ledger.total == (
+        fed.drawn + fed.prompts + fed.without_gradient + fed.with_gradient + fed.backward
+    )
+    # The last token of a completion is never fed; rows that ended may be for a while.
+    assert fed.decoded >= fed.drawn - len(graded_rows) if method.rollout.draws else not fed.decoded
+    assert (fed.without_gradient > 0) == (len(method.views(batch, models)) > 1)
+    assert ledger.seconds > 0 and ledger.peak_bytes > 0
+
+
+def test_more_epochs_read_again_but_draw_once(tokenizer, fed):
+    lm = random_qwen(tokenizer)
+    fed.watch(lm)
+    models = Models(lm)
+    Training(grpo(n=2, length=4, epochs=3), models, toy_task(8), Run(steps=1, rows=8)).advance()
+    assert models.ledger.optimizer_steps == 3
+    assert models.ledger.student_backward == fed.backward == fed.with_gradient
+    assert models.ledger.generated == fed.drawn
+    assert fed.with_gradient % 3 == 0
+
+
+def test_looking_is_not_charged(tokenizer, fed):
+    """Evaluations and the token view draw and read, and leave the ledger as it was."""
+    lm = random_qwen(tokenizer)
+    fed.watch(lm)
+    task, models = toy_task(4), Models(lm)
+    models.ledger.generated = 5
+    Evaluation(task, task.test, 2, 4)(models)
+    look(opsd(length=4), models, task, task.test)
+    assert fed.drawn > 0 and fed.without_gradient > 0 and fed.with_gradient == 0
+    assert models.ledger == Ledger(generated=5)
+
+
+def test_a_rejected_update_costs_but_does_not_count_as_a_step(tokenizer):
+    models = Models(random_qwen(tokenizer))
+    before = [p.detach().clone() for p in models.policy.model.parameters()]
+    task = toy_task(8)
+    method = opsd(length=4)
+    broken = replace(method, loss=lambda scores, batch: method.loss(scores, batch) * torch.inf)
+    training = Training(broken, models, task, Run(steps=1, rows=4))
+    _, line = training.advance()
+    assert line["skipped"] == 1 and training.skips == 1
+    assert models.ledger.optimizer_steps == 0 and models.ledger.student_backward > 0
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, models.policy.model.parameters(), strict=True)
+    )
+
+
+def test_columns_by_name():
+    ledger = Ledger(
+        generated=3, prefilled=2, teacher_forward=10, student_forward=4, student_backward=4
+    )
+    assert ledger.total == 23 == ledger.amount("total")
+    assert {name: ledger.amount(name) for name in COLUMNS} == ledger.counts()
+    assert Ledger.of(ledger.counts()) == ledger
+    with pytest.raises(
+        ValueError, match=r"budget column 'generate' is unknown; .* did you mean 'generated'"
+    ):
+        ledger.amount("generate")
