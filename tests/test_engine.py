@@ -287,7 +287,7 @@ def test_recurrent_architectures_are_refused_by_name(kind):
 
 
 def test_a_prompt_that_does_not_fit_is_refused(qwen):
-    with pytest.raises(ValueError, match="8 tokens and 249 new ones .* context of 256"):
+    with pytest.raises(ValueError, match=r"8 tokens and 249 new ones .* context of 256"):
         local.generate(qwen, PROMPTS, [[0]] * 4, 249, Law(), 0)
 
 

@@ -11,7 +11,7 @@ TINY: dict[str, Any] = {"length": 40, "lr": 5e-4, "rows": 64}
 """What suits the tiny model on its own task, where a user says nothing: its answers are short,
 and a model this small learns at a higher rate than the papers' models."""
 
-RATES = {"opsd": 5e-4, "grpo": 5e-4, "sft": 5e-4, "rft": 5e-4}
+RATES = {"opsd": 4e-4, "grpo": 2e-4, "sft": 4e-4, "rft": 4e-4}
 """Learning rate of each arm of the demo, tuned for each on its own."""
 
 DEMO: dict[str, Any] = {
@@ -19,10 +19,12 @@ DEMO: dict[str, Any] = {
     "model": "tiny",
     "task": "tiny_calculation",
     "untouched": "reverse_text",
-    "budget": 30_000,
+    "budget": 40_000,
     "column": "generated",
     "seeds": (0, 1, 2),
     "workers": 2,
+    "schedule": "cosine",
+    "warmup": 2,
     "eval_points": 5,
     "eval_problems": 150,
     "eval_samples": 8,

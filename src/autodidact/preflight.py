@@ -90,15 +90,9 @@ def drawn_length(method: Method) -> int | None:
 
 
 def check_needs(method: Method, task: Task) -> None:
-    """Refuse a task whose problems lack a field that the method needs.
-
-    A reward of the user's own takes the place of answers.
-    """
-    from autodidact.tasks.rewards import UserReward
-
-    rewarded = isinstance(task.reward, UserReward)
+    """Refuse a task whose problems lack a field that the method needs."""
     for field in method.needs:
-        if field == "answer" and rewarded:
+        if field == "answer" and not task.reward_reads_answers:
             continue
         lacking = [p for p in task.train if not getattr(p, field)]
         if lacking:

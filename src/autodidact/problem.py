@@ -54,6 +54,7 @@ class Task:
         correct: whether a completion is right; `None` where the task has no answers.
         reward: a score for each completion; `None` where the task cannot be scored. Defaults
             to 1 for correct and 0 otherwise when the task has `correct`.
+        reward_reads_answers: whether it needs `Problem.answer`; one of the user's own does not.
         final: the final answer that a completion states, normalised so that equal answers are
             equal strings (for majority votes); `None` if it states none.
     """
@@ -66,6 +67,7 @@ class Task:
     correct: Callable[[Problem, str], bool] | None = None
     reward: Reward | None = None
     final: Callable[[str], str | None] | None = None
+    reward_reads_answers: bool = True
 
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float | None]:
         """Rewards of completions, one each; `None` where one cannot be scored."""

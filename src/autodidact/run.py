@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,6 +101,8 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_versions() -> dict[str, str]:
+    from importlib import metadata
+
     packages = ("autodidact", "torch", "transformers", "tokenizers", "peft", "numpy")
     return {"python": platform.python_version()} | {
         name: metadata.version(name) for name in packages
@@ -111,6 +111,8 @@ def describe_versions() -> dict[str, str]:
 
 def git_revision() -> str | None:
     """The commit of the working directory, "-dirty" with changes; `None` outside a repository."""
+    import subprocess
+
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],

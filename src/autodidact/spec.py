@@ -58,4 +58,5 @@ def make_task(spec: Spec) -> Task:
         return task
     from autodidact.tasks.rewards import user_reward
 
-    return replace(task, reward=user_reward(spec.rewards, prompt=task.prompt))
+    reward = user_reward(spec.rewards, prompt=task.prompt)
+    return replace(task, reward=reward, reward_reads_answers=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,6 +44,25 @@ app = App(
 )
 
 
+def _about(factory: Factory) -> str:
+    """What stands below the options of a method: its paper, its needs, defaults at home."""
+    own = {option.name for option in factory.options}
+    usual = {name: value for name, value in TINY.items() if name in own or name in api.RUN}
+    said = " ".join(f"--{name} {value}" for name, value in usual.items())
+    return (
+        f"Source: {factory.line('Source')}.\nNeeds: {factory.line('Needs')}.\n"
+        f"Without --model, --data and --task: the tiny model on its own task, with {said}."
+    )
+
+
+METHODS = calls.names("methods")
+for _name in METHODS:
+    _factory = signatures.method(_name)
+    app.command(
+        f"{__name__}:{_name}", name=_name, help=_factory.title, help_epilogue=_about(_factory)
+    )
+
+
 @app.default
 def resume(
     *,
@@ -55,14 +74,18 @@ def resume(
     ] = False,
 ) -> None:
     if resume is None:
-        raise ValueError(
-            f"train needs a method, or --resume DIR; methods: {', '.join(calls.names('methods'))}"
-        )
+        raise ValueError(f"train needs a method, or --resume DIR; methods: {', '.join(METHODS)}")
     _watched(quiet, resume, lambda watcher: api.resume(resume, watcher))
 
 
-def _register(factory: Factory) -> None:
-    """Make the subcommand of a method."""
+def __getattr__(name: str) -> Callable[..., None]:
+    """The subcommand of a method, made when it is asked for: there are many methods."""
+    if name not in METHODS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _command(signatures.method(name))
+
+
+def _command(factory: Factory) -> Callable[..., None]:
     own = {option.name for option in factory.options}
     of_run = tuple(
         replace(each, name=PREFIX + each.name) if each.name in own else each
@@ -84,33 +107,16 @@ def _register(factory: Factory) -> None:
         others = {k.removeprefix(PREFIX): v for k, v in values.items() if k not in own}
         _train(Call(factory.name, arguments), **others)
 
-    app.command(
-        command(
-            factory.name,
-            f"{factory.title}\n\nSource: {factory.line('Source')}.\n\n"
-            f"Needs: {factory.line('Needs')}.\n\n"
-            f"Without --model, --data and --task: {_usual(own)}",
-            run,
-            (
-                (f"Options of {factory.name}", factory.options[:room]),
-                ("Model, data and run", usual),
-                (FURTHER, further),
-            ),
+    return command(
+        factory.name,
+        factory.title,
+        run,
+        (
+            (f"Options of {factory.name}", factory.options[:room]),
+            ("Model, data and run", usual),
+            (FURTHER, further),
         ),
-        name=factory.name,
-        help_epilogue="",
     )
-
-
-def _usual(own: Collection[str]) -> str:
-    """The defaults that suit the tiny model, as far as a method has them."""
-    known = {k: v for k, v in TINY.items() if k in own or k in api.RUN}
-    said = " ".join(f"--{name} {value}" for name, value in known.items())
-    return f"the tiny model on its own task, with {said}."
-
-
-for _name in calls.names("methods"):
-    _register(signatures.method(_name))
 
 
 def _train(method: Call, *, out: Path | None = None, quiet: bool = False, **options: Any) -> None:
