@@ -282,7 +282,7 @@ def test_every_architecture_draws_what_the_trainer_scores(kind):
 @pytest.mark.parametrize("kind", RECURRENT)
 def test_recurrent_architectures_are_refused_by_name(kind):
     lm = LM(build(kind, RECURRENT[kind]), NoWords(), kind)
-    with pytest.raises(ValueError, match="MambaForCausalLM .*recurrent"):
+    with pytest.raises(ValueError, match=r"MambaForCausalLM .*recurrent"):
         local.generate(lm, PROMPTS, [[0]] * 4, 5, Law(), 0)
 
 

@@ -35,8 +35,10 @@ def test_what_is_written_is_read_back_exactly(store):
     assert store.find(origin, [1, 2], 0) is None
     store.add(origin, [1, 2], 0, written)
     assert store.find(origin, [1, 2], 0) == written
-    for other in ((origin, [1, 2], 1), (origin, [12], 0), ({**origin, "seed": 1}, [1, 2], 0)):
-        assert store.find(*other) is None
+    for other in ([1, 2, 0], [12], [2, 1], [3]):
+        assert store.find(origin, other, 0) is None
+    assert store.find(origin, [1, 2], 1) is None
+    assert store.find({**origin, "seed": 1}, [1, 2], 0) is None
     store.add(origin, [1, 2], 0, Completion([9], [0.0], [0.0], False))
     assert store.find(origin, [1, 2], 0) == written, "written once"
     assert len(store) == 1 and list(store) == [(origin, [1, 2], written)]

@@ -97,7 +97,6 @@ def explain(error: CycloptsError) -> str:
         after = given[given.index("train") + 1]
         if not after.startswith("-"):
             return _reason("method", after, calls.names("methods"))
-        return f"{error} Options of a training follow its method: autodidact train METHOD {after}"
     if isinstance(error, UnknownCommandError) and not chain and error.unused_tokens:
         return _reason("command", error.unused_tokens[0], list(COMMANDS))
     if isinstance(error, UnknownOptionError):
@@ -108,6 +107,8 @@ def explain(error: CycloptsError) -> str:
 def _unknown_option(given: str, chain: Sequence[str], error: UnknownOptionError) -> str:
     if chain[:1] == ["train"] and given == "--resume":
         return "--resume stands alone: autodidact train --resume DIR"
+    if chain == ["train"]:
+        return f"{given} stands after the method: autodidact train METHOD {given}"
     known = {name.lstrip("-") for each in error.argument_collection for name in each.names}
     meant = {name: name for name in sorted(known)}
     meant |= {theirs: ours for theirs, ours in ELSEWHERE.items() if ours in known}

@@ -20,6 +20,9 @@ from autodidact.models import Models
 from autodidact.problem import Problem, Task
 from autodidact.run import Run
 
+DRAWN = ("generated", "reused", "prefilled", "verified")
+"""Columns of the ledger that only rollouts fill."""
+
 
 def problems_at(problems: Sequence[Problem], position: int, count: int, seed: int) -> list[Problem]:
     """`count` problems from a position of the endless order that a seed fixes.
@@ -57,6 +60,12 @@ class Training:
     optimizer: torch.optim.Optimizer = field(init=False)
 
     def __post_init__(self):
+        run = self.run
+        if run.steps is None and run.column in DRAWN and not self.method.rollout.draws:
+            raise ValueError(
+                f"method {self.method.name!r} draws nothing, so a budget of {run.column!r} would "
+                "never be spent: give steps, or another budget column such as 'student_backward'"
+            )
         self.optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.run.lr, weight_decay=self.run.weight_decay
         )
