@@ -6,9 +6,8 @@ minutes, four kinds of rows:
 - calculation: an expression of `tiny_calculation`, worked out with wrong steps at the rates of
   `SLIPS`. A wrong step changes an intermediate result, and later steps follow from it.
 - reread: the same, read after its reference solution. The model never learns a wrong step here,
-  so that it can use privileged information. A fifth of these rows hold wrong steps all the same,
-  without a label on the token that goes wrong: what to say after a slip is learned, too. Another
-  fifth is too large for it to work out, and can only be read.
+  so that it can use privileged information. Some of these rows hold wrong steps all the same,
+  without a label on the token that goes wrong: what to say after a slip is learned, too.
   A tenth of all work takes another correct form than the reference, so that copying is not the
   only skill.
 - reverse: short words backwards, always right: a second skill, to measure forgetting by.
@@ -25,6 +24,7 @@ import platform
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
@@ -42,7 +42,7 @@ from transformers import (
 
 from autodidact.problem import Message, Problem, Task
 from autodidact.tasks.arithmetic import Node, apply, parse, reduce
-from autodidact.tasks.random_calculation import random_calculation, tiny_calculation
+from autodidact.tasks.random_calculation import tiny_calculation
 from autodidact.tasks.reverse_text import reverse_text
 from autodidact.tasks.worked import equation
 
@@ -50,12 +50,30 @@ SLIPS = {"precedence": 0.4, "carry": 0.5, "table": 0.3, "sign": 0.25, "digit": 0
 """Chance of each wrong step where it can happen (`slip`, `hasty`)."""
 OTHER_FORM = 0.1
 """Share of work whose sums and products are written with operands exchanged."""
-REREAD = 0.4
-"""Share of rows that are read after their solution."""
-UNLABELLED = 0.2
-"""Share of reread calculations that hold wrong steps, without a label where they go wrong."""
-LARGE = 0.2
-"""Share of reread calculations that are too large to work out, and can only be read."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training on one mixture of rows.
+
+    Attributes:
+        steps, lr: updates, and the rate at the top of the cosine.
+        reread: share of rows that are read after their solution.
+        unlabelled: share of reread calculations that hold wrong steps, without a label where
+            they go wrong.
+    """
+
+    steps: int
+    lr: float
+    reread: float
+    unlabelled: float
+
+
+STAGES = (
+    Stage(2400, 3e-3, reread=0.5, unlabelled=0.25),
+    Stage(400, 1e-3, reread=0.75, unlabelled=0.05),
+)
+"""First everything, then mostly reading: copying is what a small model learns last."""
 REVERSE = 0.15
 """Share of rows that are words to reverse."""
 SIZE, PIECES = 128, 4
@@ -184,27 +202,26 @@ Row = tuple[list[Message], str, list[int]]
 """What is read, what is to be written, and the characters of it that carry no label."""
 
 
-def rows(seed: int, amount: int = 60_000) -> Iterator[Row]:
-    """Endless rows of the four kinds."""
+def rows(stage: Stage, seed: int, amount: int = 60_000) -> Iterator[Row]:
+    """Endless rows of the four kinds, in the shares of a stage."""
     rng = random.Random(seed)
     known = {p.question for t in (tiny_calculation(), reverse_text()) for p in (*t.train, *t.test)}
-    calculation, large, reverse = (
-        (task, [problem for problem in task.train if problem.question not in known])
-        for task in (
-            tiny_calculation(amount, 0, seed + 1),
-            random_calculation(2, 99, "+-*", ("integer",), "terse", amount, 0, 9999, seed + 1),
-            reverse_text(train=amount, test=0, seed=seed + 1),
-        )
+    calculation, reverse = (
+        task(train=amount, test=0, seed=seed + 1) for task in (tiny_calculation, reverse_text)
+    )
+    expressions, words = (
+        [problem for problem in task.train if problem.question not in known]
+        for task in (calculation, reverse)
     )
     while True:
-        again = rng.random() < REREAD
-        source, slips = calculation, not again or rng.random() < UNLABELLED
+        again = rng.random() < stage.reread
         if rng.random() < REVERSE:
-            source = reverse
-        elif again and rng.random() < LARGE:
-            source, slips = large, False
-        task, problem = source[0], rng.choice(source[1])
-        text, wrong = (problem.answer, []) if source is reverse else attempt(problem, rng, slips)
+            problem, task = rng.choice(words), reverse
+            text, wrong = problem.answer, []
+        else:
+            problem, task = rng.choice(expressions), calculation
+            slips = not again or rng.random() < stage.unlabelled
+            text, wrong = attempt(problem, rng, slips)
         if again:
             yield task.privileged(problem), text, wrong
         else:
@@ -232,13 +249,14 @@ def tensors(batch: list[Row], words: PreTrainedTokenizerFast) -> dict[str, torch
 def train(
     model: Qwen3ForCausalLM,
     words: PreTrainedTokenizerFast,
-    steps: int,
-    lr: float,
+    stage: Stage,
     seed: int,
 ) -> None:
     """AdamW, warm-up and cosine. Right padding needs no attention mask under causal attention."""
-    source = rows(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    source, steps = rows(stage, seed), stage.steps
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda i: min((i + 1) / 100, 0.5 * (1 + math.cos(math.pi * i / steps)) + 0.01),
@@ -335,14 +353,11 @@ def card(results: dict[str, float], options: argparse.Namespace, parameters: int
         right=right_by_design(options.seed),
         seconds=options.seconds,
         other=OTHER_FORM,
-        reread=REREAD,
-        unlabelled=UNLABELLED,
-        large=LARGE,
+        first=STAGES[0],
+        second=STAGES[1],
         reverse=REVERSE,
-        steps=options.steps,
-        lr=options.lr,
         seed=options.seed,
-        rows=options.steps * SIZE,
+        rows=sum(stage.steps for stage in STAGES) * SIZE,
         python=platform.python_version(),
         torch=torch.__version__,
         transformers=transformers.__version__,
@@ -388,10 +403,10 @@ test) is among them.
   is taken before the product behind it. *Carry*: a ten is not carried or not borrowed. *Table*: a
   product is off by one factor. *Sign*: a minus is lost. *Digit*: off by 1 or 2. Later steps follow
   from the wrong result. {right:.0%} of these calculations end right.
-- The same after their reference solution, {reread:.0%} of all rows. The model never learns a wrong
-  step here. {unlabelled:.0%} of these rows hold wrong steps all the same, without a label on the
-  token that goes wrong: so it learns what to say after someone's slip. Another {large:.0%} have
-  integers to 99 and values to 9999, too large for it to work out: it must read them.
+- The same after their reference solution, {first.reread:.0%} of all rows in the first stage and
+  {second.reread:.0%} in the second. The model never learns a wrong step here.
+  {first.unlabelled:.0%} ({second.unlabelled:.0%}) of these rows hold wrong steps all the same,
+  without a label on the token that goes wrong: so it learns what to say after someone's slip.
 - {other:.0%} of all work exchanges the operands of sums and products, a correct form other than the
   reference's.
 - {reverse:.0%} of all rows, plain and reread, reverse a word of 3 to 5 letters (`reverse:kdob`,
@@ -399,11 +414,12 @@ test) is among them.
 
 ## How to make it again
 
-    python recipes/tiny_base.py --out DIR --steps {steps} --lr {lr} --seed {seed}
+    python recipes/tiny_base.py --out DIR --seed {seed}
 
-One thread, {seconds:.0f} s of processor time where it was made; {steps} steps of 128 rows, AdamW,
-cosine schedule. Python {python}, torch {torch}, transformers {transformers}, tokenizers
-{tokenizers}. Other versions and processors give slightly other weights.
+One thread, {seconds:.0f} s of processor time where it was made; {first.steps} steps of 128 rows
+at a rate of {first.lr}, then {second.steps} at {second.lr}; AdamW, each stage with a cosine
+schedule. Python {python}, torch {torch}, transformers {transformers},
+tokenizers {tokenizers}. Other versions and processors give slightly other weights.
 
 ## Limits
 
@@ -414,8 +430,6 @@ It knows nothing but the above. Large products are beyond it. Licence: Apache-2.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -424,7 +438,8 @@ def main() -> None:
     model = network(words)
     print(f"{model.num_parameters():,} parameters")
     started = time.process_time()
-    train(model, words, options.steps, options.lr, options.seed)
+    for place, stage in enumerate(STAGES):
+        train(model, words, stage, options.seed + place)
     options.seconds = time.process_time() - started
     results = measure(model, words, options.seed)
     for name, share in results.items():

@@ -128,20 +128,33 @@ def test_a_comparison_refuses_an_arm_before_any_starts(refused):
 def test_a_reward_of_ones_own_needs_no_answers(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [json.dumps({"question": f"{i}+1", "solution": "so it is"}) for i in range(12)]
-    Path("mine.py").write_text(
+    Path("own_rewards.py").write_text(
         "def short(prompts, completions, **columns):\n"
         "    return [1 / (1 + len(text)) for text in completions]\n"
     )
-    main(("train", "grpo", "--data", lines(*rows), "--rewards", "mine.py:short", "--quiet", *RUN))
+    main(
+        (
+            "train",
+            "grpo",
+            "--data",
+            lines(*rows),
+            "--rewards",
+            "own_rewards.py:short",
+            "--quiet",
+            *RUN,
+        )
+    )
     assert "no report: nothing was evaluated" in capsys.readouterr().out
     step = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[0])
     assert 0 < step["reward"] < 1
 
 
 def test_reward_that_is_not_there(refused):
-    Path("mine.py").write_text("def short(prompts, completions, **columns): ...\n")
-    said = refused("train", "grpo", "--data", lines(*MANY), "--rewards", "mine.py:shrot", *RUN)
-    assert "mine.py has no function 'shrot'" in said
+    Path("own_rewards.py").write_text("def short(prompts, completions, **columns): ...\n")
+    said = refused(
+        "train", "grpo", "--data", lines(*MANY), "--rewards", "own_rewards.py:shrot", *RUN
+    )
+    assert "own_rewards.py has no function 'shrot'" in said
     assert "did you mean 'short'" in said
 
 

@@ -156,7 +156,8 @@ def test_help_of_a_method_explains_its_options(cli):
     _, text, _ = cli("train", "opsd", "--help")
     words = " ".join(re.sub("[│╭╮╰╯─]", " ", text).split())
     assert "On-Policy Self-Distillation: the same weights" in words
-    assert "--divergence CHOICE [choices: forward, reverse, jsd, tv] [default: forward]" in words
+    assert "--divergence CHOICE forward covers what the teacher may say" in words
+    assert "[choices: forward, reverse, jsd, tv] [default: forward]" in words
     assert "pointwise clip of the summands" in words
     assert "--lr FLOAT learning rate of AdamW" in words
 

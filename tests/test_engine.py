@@ -296,3 +296,15 @@ def test_nothing_to_sample_is_refused(wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"{name}={value}"):
         Sample(**wrong)
+
+
+def test_a_prompt_that_recurs_gets_other_completions(tiny):
+    from autodidact.models import Models
+    from autodidact.rollouts.sample import complete, sample_numbers
+
+    assert sample_numbers([[1], [2], [1]], 2) == [range(2), range(2), range(2, 4)]
+    prompt = tiny.render([{"role": "user", "content": "13+19-4*3"}])
+    first, second = complete(Models(tiny), [prompt, prompt], 8, 40, Law(2.0), 0)
+    [both] = complete(Models(tiny), [prompt], 16, 40, Law(2.0), 0)
+    assert [each.ids for each in first + second] == [each.ids for each in both]
+    assert [each.ids for each in first] != [each.ids for each in second]

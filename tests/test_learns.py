@@ -20,6 +20,8 @@ from autodidact.train import Training, fit
 
 SEEDS = (0, 1, 2)
 STEPS, ROWS, LENGTH = 30, 64, 40
+MARGIN = 0.08
+"""Sampled accuracy that OPSD must gain on every seed; the model starts just under 0.5."""
 
 
 def gain(method, task, lr: float, seed: int) -> float:
@@ -52,20 +54,20 @@ def shuffled(task):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_opsd_raises_sampled_accuracy_and_a_wrong_solution_does_not(seed):
     task = tiny_calculation()
-    assert gain(opsd(length=LENGTH), task, 5e-4, seed) > 0.08
-    assert gain(opsd(length=LENGTH), shuffled(task), 5e-4, seed) < 0.0
+    method = opsd(length=LENGTH, divergence="reverse")
+    assert gain(method, task, 4e-4, seed) > MARGIN
+    assert gain(method, shuffled(task), 4e-4, seed) < 0.0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "lr"),
     [
-        (sft(), 5e-4),
-        (rft(length=LENGTH), 5e-4),
-        (grpo(length=LENGTH), 5e-4),
-        (opsd(length=LENGTH, divergence="reverse"), 5e-4),
+        (sft(), 4e-4),
+        (rft(length=LENGTH), 4e-4),
+        (grpo(length=LENGTH), 2e-4),
     ],
-    ids=["sft", "rft", "grpo", "opsd-reverse"],
+    ids=["sft", "rft", "grpo"],
 )
 def test_rivals_learn_too(method, lr):
     assert gain(method, tiny_calculation(), lr, 0) > 0.02

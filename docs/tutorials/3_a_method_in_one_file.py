@@ -21,7 +21,7 @@ from autodidact.view import plain, reread
 
 @factory
 def prefix_opsd(length: int = 1024, prefix: int = 8) -> Method:
-    """OPSD on the first `prefix` tokens of each answer: L = (1/N) sum_{t <= prefix} KL(q_t || p_t)."""
+    """OPSD on the first `prefix` tokens: L = (1/N) sum_{t <= prefix} KL(q_t || p_t)."""
 
     def views(batch, models):
         told = reread(batch, models, privileged(batch), "initial")

@@ -32,7 +32,7 @@ class Run:
         micro_rows: at most this many rows in one forward and backward pass; all by default.
         grad_clip: largest norm of the gradient; 0 for no bound.
         seed: of the problem order, of sampling and of adapters.
-        eval_points: evaluations after the start, evenly spaced over the run; 0 for none.
+        eval_points: evaluations after the start, evenly spaced over the run; 0 for one at the end.
         eval_problems: held-out problems looked at each time; all of them if fewer.
         eval_samples: completions of each, beside the greedy one.
         eval_length: at most this many tokens each; the method's length by default.

@@ -23,6 +23,9 @@ from autodidact.run import Run
 DRAWN = ("generated", "reused", "prefilled", "verified")
 """Columns of the ledger that only rollouts fill."""
 
+EMPTY = 100
+"""Steps in a row without a row to learn from after which a run gives up."""
+
 
 def problems_at(problems: Sequence[Problem], position: int, count: int, seed: int) -> list[Problem]:
     """`count` problems from a position of the endless order that a seed fixes.
@@ -190,8 +193,9 @@ def fit(
 
     Raises:
         FloatingPointError: more updates in a row were skipped than the run allows.
+        ValueError: so many steps in a row had no row to learn from that none will.
     """
-    run = training.run
+    run, empty = training.run, 0
     points = [k / run.eval_points for k in range(run.eval_points + 1)] if run.eval_points else [1.0]
     if training.step:
         points = [point for point in points if point > training.fraction]
@@ -203,6 +207,12 @@ def fit(
         if training.skips >= run.max_skips:
             raise FloatingPointError(
                 f"{training.skips} updates in a row had a loss or gradient that is not finite"
+            )
+        empty = empty + 1 if line["empty"] else 0
+        if empty == EMPTY:
+            raise ValueError(
+                f"{EMPTY} steps in a row had no row to learn from: no verified answer, no pair, no "
+                "spread of rewards; raise n or take other problems"
             )
         passed = [point for point in points if point <= training.fraction + 1e-9]
         if passed:

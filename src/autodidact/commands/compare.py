@@ -20,7 +20,7 @@ from autodidact.commands.options import (
     run_options,
     setting_options,
 )
-from autodidact.demo import DEMO, rated
+from autodidact.demo import DEMO, tuned
 
 
 def settings(
@@ -91,7 +91,7 @@ def run(*arms: str, **values: Any) -> None:
     if demo:
         said = {name: given[name] for name in own}
         given = {**given, **DEMO, **said, **others}
-        arms = tuple(map(rated, arms)) if "lr" not in others else arms
+        arms = tuple(map(tuned, arms)) if "lr" not in others else arms
     else:
         given |= others
     if others.get("trust_remote_code"):

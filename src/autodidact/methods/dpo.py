@@ -31,6 +31,11 @@ def dpo(
     Shapes: one value per row, both rows of a pair carrying the loss of the pair.
     Raises: ValueError for a smoothing outside [0, 0.5) and on data without what it needs.
     Degenerates to: log 2 at the reference; -h/2 + log 2 as beta goes to 0.
+
+    Args:
+        beta: how far a margin moves the policy from the reference.
+        smoothing: share of pairs taken to be labelled the wrong way round.
+        given: take pairs from the data instead of drawing them.
     """
     if not 0 <= smoothing < 0.5:
         raise ValueError(f"smoothing={smoothing} must be at least 0 and below 0.5")

@@ -37,7 +37,9 @@ def grpo(
     clipped); nothing is learned from a group whose rewards are equal.
 
     Args:
+        clip: the ratio counts within 1 - clip and 1 + clip_high only.
         clip_high: upper clip width; `clip` by default.
+        kl: weight of the divergence to the initial weights.
         scale: "none" leaves out the division by the standard deviation (Dr. GRPO).
         normalise: "sequence" as in the paper, "token" (DAPO), "constant" = `length` (Dr. GRPO).
         waves: above 1, groups without spread are replaced from that many times as many problems.

@@ -37,6 +37,8 @@ def opsd(
     Degenerates to: exactly zero when the teacher reads what the student reads with equal weights.
 
     Args:
+        divergence: forward covers what the teacher may say, reverse keeps to what it prefers, jsd
+            lies between, tv is 1 - acceptance of speculative decoding.
         beta: of the JSD only.
         clip: pointwise clip of the summands (0.05 in the paper). It deletes what the teacher
             wants more of; below about 1e-3 it pushes away from the teacher.

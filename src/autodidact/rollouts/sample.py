@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -54,8 +55,10 @@ def complete(
 ) -> list[list[Completion]]:
     """n completions of each prompt by the policy, drawn, or read from the store where they lie.
 
-    Either way the ledger counts them: an arm pays for what it uses.
+    Either way the ledger counts them: an arm pays for what it uses. A prompt that comes twice
+    gets other completions the second time.
     """
+    numbers = sample_numbers(prompts, n)
     store, origin = models.store, {}
     known: dict[tuple[int, int], Completion] = {}
     if store is not None and models.version is not None:
@@ -63,12 +66,12 @@ def complete(
             "version": models.version, "law": law.describe(), "length": length, "seed": seed
         }  # fmt: skip
         for row, prompt in enumerate(prompts):
-            for sample in range(n):
+            for sample in numbers[row]:
                 if (found := store.find(origin, prompt, sample)) is not None:
                     known[row, sample] = found
     models.ledger.reused += sum(len(each.ids) for each in known.values())
     missing = {
-        row: [sample for sample in range(n) if (row, sample) not in known]
+        row: [sample for sample in numbers[row] if (row, sample) not in known]
         for row in range(len(prompts))
     }
     missing = {row: samples for row, samples in missing.items() if samples}
@@ -84,7 +87,17 @@ def complete(
                     store.add(origin, prompts[row], sample, completion)
     models.ledger.generated += sum(len(each.ids) for each in known.values())
     models.ledger.prefilled += sum(map(len, prompts))
-    return [[known[row, sample] for sample in range(n)] for row in range(len(prompts))]
+    return [[known[row, sample] for sample in numbers[row]] for row in range(len(prompts))]
+
+
+def sample_numbers(prompts: Sequence[Sequence[int]], n: int) -> list[range]:
+    """The numbers of the n samples of each prompt: 0 to n - 1, then n to 2n - 1 if it recurs."""
+    seen: Counter[tuple[int, ...]] = Counter()
+    numbers = []
+    for prompt in map(tuple, prompts):
+        numbers.append(range(seen[prompt] * n, (seen[prompt] + 1) * n))
+        seen[prompt] += 1
+    return numbers
 
 
 def sampled_batch(
