@@ -33,7 +33,7 @@ def test_options_go_to_the_method_or_to_its_run():
     one, two = arms_of(
         ["opsd(divergence=reverse, lr=1e-3)", "grpo"], COMMON, {"length": 30, "n": 4}
     )
-    assert one.name == "opsd-divergence-reverse"
+    assert one.name == "opsd-reverse"
     assert one.spec.method.arguments == {"length": 30, "n": 4, "divergence": "reverse"}
     assert (one.spec.run.lr, two.spec.run.lr) == (1e-3, 3e-4)
     assert one.draws

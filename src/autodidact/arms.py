@@ -72,6 +72,12 @@ def arms_of(texts: Sequence[str], common: Spec, shared: Mapping[str, Any]) -> li
 
 
 def name_of(call: Call, without: Sequence[str] = ()) -> str:
-    """A call as a name for tables and folders, such as `opsd-divergence-reverse`."""
-    kept = {key: value for key, value in call.arguments.items() if key not in without}
-    return re.sub(r"[^A-Za-z0-9.]+", "-", str(Call(call.name, kept))).strip("-")
+    """A call as a name for tables and folders, such as `opsd-reverse` or `grpo-n-4`.
+
+    A value that is a word speaks for itself.
+    """
+    parts = [call.name]
+    for key, value in call.arguments.items():
+        if key not in without:
+            parts.append(value if isinstance(value, str) else f"{key}-{value}")
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-")
