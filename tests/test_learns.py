@@ -64,7 +64,7 @@ def test_opsd_raises_sampled_accuracy_and_a_wrong_solution_does_not(seed):
     ("method", "lr"),
     [
         (sft(), 4e-4),
-        (rft(length=LENGTH), 4e-4),
+        (rft(length=LENGTH), 2e-4),
         (grpo(length=LENGTH), 2e-4),
     ],
     ids=["sft", "rft", "grpo"],
