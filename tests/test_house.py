@@ -16,7 +16,7 @@ from autodidact import calls
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "autodidact"
 CORE = (
-    "batch", "calls", "checkpoint", "contexts", "diagnose", "divergence", "grade", "ledger",
+    "adapter", "batch", "calls", "checkpoint", "contexts", "diagnose", "divergence", "grade", "ledger",
     "measure", "method", "model", "models", "names", "parallel", "problem", "run", "scores",
     "spec", "statistics", "store", "train", "view",
 )  # fmt: skip
@@ -152,8 +152,8 @@ def test_no_randomness_but_what_is_asked_for():
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("manual_seed", "seed_all")
     }
-    assert seeding == {"model"}
-    assert "fork_rng" in FILES["model"].read_text()
+    assert seeding == {"adapter"}
+    assert "fork_rng" in FILES["adapter"].read_text()
 
 
 def test_importing_the_package_is_light():

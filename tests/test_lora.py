@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from autodidact import checkpoint
+from autodidact.adapter import effective_weights
 from autodidact.batch import batch_of
 from autodidact.methods.opsd import opsd
-from autodidact.model import effective_weights, load
+from autodidact.model import load
 from autodidact.models import Models
 from autodidact.run import Run
 from autodidact.train import Training

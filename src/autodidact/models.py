@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
+from autodidact.adapter import effective_weights
 from autodidact.batch import Batch
 from autodidact.ledger import Ledger
-from autodidact.model import LM, effective_weights, load
+from autodidact.model import LM, load
 from autodidact.names import nearest
 from autodidact.scores import Scores
 from autodidact.store import Store
