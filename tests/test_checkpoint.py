@@ -178,7 +178,7 @@ def test_only_the_weights_can_be_taken_back(tmp_path):
     found.advance()
     path, kept = checkpoint.save(found, tmp_path), weights(found)
     found.advance()
-    checkpoint.restore_weights(found, path)
+    checkpoint.restore_weights(found.models.policy.model, path)
     policy = dict(found.models.policy.model.named_parameters())
     assert all(torch.equal(policy[name], kept[name]) for name in policy)
     assert found.step == 2

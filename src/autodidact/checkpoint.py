@@ -104,7 +104,7 @@ def restore(training: Training, checkpoint: Path) -> None:
     from safetensors.torch import load_file
 
     verify(checkpoint)
-    restore_weights(training, checkpoint)
+    restore_weights(training.models.policy.model, checkpoint)
     state = json.loads((checkpoint / "training" / "state.json").read_text())
     for number, role in enumerate(state["averages"]):
         weights = load_file(checkpoint / "training" / f"ema-{number}.safetensors")
@@ -117,11 +117,10 @@ def restore(training: Training, checkpoint: Path) -> None:
     training.models.version = None
 
 
-def restore_weights(training: Training, checkpoint: Path) -> None:
-    """Load the policy's weights only."""
+def restore_weights(model: Any, checkpoint: Path) -> None:
+    """Load the weights of a model, or those of its adapter, and nothing else."""
     from safetensors.torch import load_file, load_model
 
-    model = training.models.policy.model
     if hasattr(model, "peft_config"):
         from peft import set_peft_model_state_dict
 

@@ -25,7 +25,7 @@ from autodidact.run import (
     git_revision,
 )
 from autodidact.session import execute
-from autodidact.spec import Spec, make_task
+from autodidact.spec import Spec, load_policy, make_task
 
 FALLBACK = "student_backward"
 """The column an arm is measured in that spends nothing of the budget's column."""
@@ -159,7 +159,6 @@ def _check(arms: Sequence[Arm]) -> tuple[int, list[Any]]:
     Returns the number of weights, and what the roles of the first arm read for one problem.
     """
     from autodidact import preflight
-    from autodidact.model import load
     from autodidact.models import Models
 
     spec = arms[0].spec
@@ -168,10 +167,7 @@ def _check(arms: Sequence[Arm]) -> tuple[int, list[Any]]:
         raise ValueError(f"the task {task.name!r} has no held-out problems that can be graded")
     for arm in arms:
         preflight.check_needs(calls.make(calls.method, arm.spec.method), task)
-    policy = load(
-        spec.model, precision=spec.precision, lora=spec.lora, lora_alpha=spec.lora_alpha,
-        device=spec.device, thinking=spec.thinking, trust_remote_code=spec.trust_remote_code,
-    )  # fmt: skip
+    policy = load_policy(spec)
     examples = [
         preflight.check(calls.make(calls.method, arm.spec.method), Models(policy), task)
         for arm in arms

@@ -59,12 +59,12 @@ def check(method: Method, models: Models, task: Task) -> list[Example]:
 
 
 def check_held(models: Models, task: Task, problems: Sequence[Problem], length: int) -> None:
-    """Refuse held-out problems whose prompt and `length` more tokens do not fit the context."""
+    """Refuse problems whose prompt and `length` more tokens do not fit the context."""
     for problem in problems:
         size = len(models.policy.render(task.prompt(problem)))
         if size + length > models.policy.context:
             raise ValueError(
-                f"the prompt of the held-out problem {problem.place} has {size} tokens; "
+                f"the prompt of the problem {problem.place} has {size} tokens; "
                 f"with {length} for its completion it does not fit the context of "
                 f"{models.policy.context} tokens"
             )

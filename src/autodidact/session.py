@@ -11,7 +11,7 @@ from typing import Any
 
 from autodidact import calls
 from autodidact.run import Directory, describe_machine, describe_versions, git_revision
-from autodidact.spec import Spec, make_task
+from autodidact.spec import Spec, load_policy, make_task
 
 SHOWN = 8
 """Completions of a step written to samples.jsonl."""
@@ -55,17 +55,11 @@ def execute(
     from autodidact import preflight
 
     preflight.check_needs(method, task)
-    from autodidact.model import load
     from autodidact.models import Models
     from autodidact.store import Store
     from autodidact.train import Training
 
-    policy = load(
-        spec.model, precision=spec.precision, lora=spec.lora, lora_alpha=spec.lora_alpha,
-        device=spec.device, thinking=spec.thinking, trust_remote_code=spec.trust_remote_code,
-        seed=spec.run.seed,
-    )  # fmt: skip
-    models = Models(policy)
+    models = Models(load_policy(spec))
     examples = preflight.check(method, models, task)
     if store is not None:
         models.store = Store(store)
@@ -90,6 +84,7 @@ class _Session:
         self.call: dict[str, Any] = {}
         self.lines: list[dict[str, Any]] = []
         self.said: set[str] = set()
+        self.found: list[Any] | None = None
         self.best: tuple[float, str] | None = None
         task, run = training.task, spec.run
         self.held = list(task.test[: run.eval_problems])
@@ -127,7 +122,9 @@ class _Session:
             fit(self.training, self._step, self._point)
         checkpoint.save(self.training, self.checkpoints)
         if self.best is not None:
-            checkpoint.restore_weights(self.training, self.checkpoints / self.best[1])
+            checkpoint.restore_weights(
+                self.training.models.policy.model, self.checkpoints / self.best[1]
+            )
             self._evaluate(1.0, checkpoint=self.best[1])
         self._view()
         self._diagnose(finished=True)
@@ -204,7 +201,9 @@ class _Session:
             if each.what not in self.said:
                 self.said.add(each.what)
                 self.watcher.diagnosis(each)
-        self.directory.write("diagnoses.json", [each.describe() for each in found])
+        if found != self.found:
+            self.found = found
+            self.directory.write("diagnoses.json", [each.describe() for each in found])
 
     def _view(self) -> None:
         from autodidact.microscope import look

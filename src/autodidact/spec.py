@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from autodidact import calls
 from autodidact.calls import Call
 from autodidact.problem import Task
 from autodidact.run import Run
+
+if TYPE_CHECKING:
+    from autodidact.model import LM
 
 
 @dataclass(frozen=True)
@@ -60,3 +63,19 @@ def make_task(spec: Spec) -> Task:
 
     reward = user_reward(spec.rewards, prompt=task.prompt)
     return replace(task, reward=reward, reward_reads_answers=False)
+
+
+def load_policy(spec: Spec) -> LM:
+    """The model of a spec, as `model.load` loads it; the run's seed is that of an adapter."""
+    from autodidact.model import load
+
+    return load(
+        spec.model,
+        precision=spec.precision,
+        lora=spec.lora,
+        lora_alpha=spec.lora_alpha,
+        device=spec.device,
+        thinking=spec.thinking,
+        trust_remote_code=spec.trust_remote_code,
+        seed=spec.run.seed,
+    )

@@ -16,7 +16,7 @@ from autodidact.calls import Call
 from autodidact.commands.options import command, function_options, pick, setting_options
 from autodidact.problem import Problem, Task
 from autodidact.run import Directory
-from autodidact.spec import Spec, make_task
+from autodidact.spec import Spec, load_policy, make_task
 
 if TYPE_CHECKING:
     from autodidact.models import Models
@@ -140,27 +140,16 @@ def _ready(
         from autodidact.commands.train import warn_of_code
 
         warn_of_code(spec.model)
-    from autodidact.model import load
+    from autodidact.checkpoint import restore_weights
     from autodidact.models import Models
+    from autodidact.preflight import check_held
 
-    policy = load(
-        spec.model if checkpoint is None or spec.lora else str(checkpoint),
-        precision=spec.precision, lora=spec.lora, lora_alpha=spec.lora_alpha,
-        device=spec.device, thinking=spec.thinking, trust_remote_code=spec.trust_remote_code,
-    )  # fmt: skip
-    if spec.lora and checkpoint is not None:
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        set_peft_model_state_dict(policy.model, load_file(checkpoint / "adapter_model.safetensors"))
-    for problem in chosen:
-        needed = len(policy.render(task.prompt(problem))) + how["length"]
-        if needed > policy.context:
-            raise ValueError(
-                f"the problem {problem.place} needs {needed} tokens (prompt and at most "
-                f"{how['length']} of completion), more than the context of {policy.context} tokens"
-            )
-    return Models(policy), task, chosen
+    plain = checkpoint is not None and not spec.lora
+    models = Models(load_policy(replace(spec, model=str(checkpoint)) if plain else spec))
+    if checkpoint is not None and spec.lora:
+        restore_weights(models.policy.model, checkpoint)
+    check_held(models, task, chosen, how["length"])
+    return models, task, chosen
 
 
 def _chosen(run: Path | None, options: Mapping[str, Any]) -> tuple[Spec, Path | None]:
