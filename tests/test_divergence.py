@@ -28,7 +28,7 @@ def pair():
 
 
 def value(kind: Divergence, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    return kind.summands(student.log_softmax(-1), teacher.log_softmax(-1)).sum(-1)
+    return kind.measure(student.log_softmax(-1), teacher.log_softmax(-1))[0]
 
 
 def by_hand(kind: Divergence, p: list[float], q: list[float]) -> float:
@@ -129,12 +129,14 @@ def test_laws_that_share_nothing_stay_finite_in_float32(kind):
     assert torch.autograd.grad(found.sum(), student)[0].isfinite().all()
 
 
-@pytest.mark.parametrize("clip", [0.3, 0.05, 1e-3])
+@pytest.mark.parametrize("clip", [0.1, 0.05, 1e-3])
 def test_the_clip_cuts_summands_from_above_only(pair, clip):
     p, q = (x.softmax(-1).detach() for x in pair)
     terms = q * (q / p).log()
-    found = Divergence(clip=clip).summands(*(x.log_softmax(-1) for x in pair)).detach()
-    assert torch.allclose(found, torch.where(terms > clip, clip, terms), rtol=1e-10, atol=1e-15)
+    assert (terms > clip).any() and (terms < -clip).any()
+    found = value(Divergence(clip=clip), *pair).detach()
+    expected = torch.where(terms > clip, clip, terms).sum(-1)
+    assert torch.allclose(found, expected, rtol=1e-10, atol=1e-15)
 
 
 def test_a_tiny_clip_pushes_away_from_the_teacher(pair):

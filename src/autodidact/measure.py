@@ -11,7 +11,7 @@ from jaxtyping import Float
 from autodidact.batch import Batch
 from autodidact.scores import Scores
 
-BY_PRODUCTS = ("entropy", "tv", "negative", "teacher_entropy")
+BY_PRODUCTS = ("entropy", "tv", "negative", "teacher_entropy", "cosine", "mass", "teacher_mass")
 
 
 @dataclass
@@ -19,9 +19,11 @@ class Tally:
     """Means over all own tokens of a batch, gathered piece by piece.
 
     entropy, teacher_entropy: of the next-token laws, nats. tv: total variation to the teacher.
-    negative: share of tokens whose divergence a clip made negative. signal: mean size of what a
-    token is told. mismatch_mean, mismatch_max: |log p of the trainer - log p of the sampler| at
-    the tokens sampled. ess: effective sample size of the ratios of the two, as a share.
+    negative: share of tokens whose divergence a clip, or a raw top-k, made negative. cosine: of
+    the gradient in the logits with a clip to that without. mass, teacher_mass: what student and
+    teacher give to the words of a top-k. signal: mean size of what a token is told.
+    mismatch_mean, mismatch_max: |log p of the trainer - log p of the sampler| at the tokens
+    sampled. ess: effective sample size of the ratios of the two, as a share.
     """
 
     sums: dict[str, float] = field(default_factory=dict)

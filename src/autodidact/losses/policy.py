@@ -44,4 +44,4 @@ def k3(
 
 def nll(scores: Mapping[str, Scores], batch: Batch) -> Float[torch.Tensor, "B T"]:
     """-log p of every own token, as a method's loss."""
-    return -scores["policy"].logp
+    return scores["policy"].nll
