@@ -24,14 +24,17 @@ from autodidact import calls
 from autodidact.batch import Batch, join
 from autodidact.calls import Call
 from autodidact.checkpoint import complete as complete_checkpoints
+from autodidact.divergence import Divergence, Support
 from autodidact.engines.law import Law
 from autodidact.grade import grade
+from autodidact.losses.divergence import Estimator
 from autodidact.method import Method, Rollout, token_mean
 from autodidact.models import Models
 from autodidact.rollouts.choose import BestAndWorst, BestOf, WithSpread
 from autodidact.rollouts.given import Given, GivenPairs
 from autodidact.rollouts.sample import Sample
 from autodidact.run import Run
+from autodidact.scores import Scores
 from autodidact.session import Watcher, execute
 from autodidact.spec import Spec
 from autodidact.train import learn
@@ -102,6 +105,15 @@ class Row:
     run: dict[str, Any] = field(default_factory=dict)
 
 
+SAMPLED = {
+    "divergence": "reverse", "support": "sampled", "estimator": "policy_gradient",
+    "ratio_clip": 1.5, "discount": 0.5,
+}  # fmt: skip
+LISTED = {
+    "divergence": "jsd", "rescale": True, "support": "union", "k": 5, "clip": 0.01,
+    "clip_kind": "symmetric", "ratio_clip": 1.5,
+}  # fmt: skip
+RAW = {"support": "teacher", "k": 5, "form": "raw", "estimator": "policy_gradient"}
 ROWS = {
     "sft": Row({}, certain),
     "rft": Row({"n": 6, "length": 5, "keep": 2}, certain, {"n": 4, "length": 12, "least": 0.1}),
@@ -111,14 +123,22 @@ ROWS = {
     "dr_grpo": Row({"n": 3, "length": 5}, equal_rewards, {"n": 4, "length": 12}),
     "dapo": Row({"n": 3, "length": 5, "waves": 2}, equal_rewards, {"n": 4, "length": 12}),
     "opsd": Row({"n": 2, "length": 5, "divergence": "jsd"}, untold_teacher, {"length": 12}),
+    "opsd: sampled": Row({"n": 2, "length": 5, **SAMPLED}, untold_teacher, {"length": 12, **SAMPLED}),
+    "opsd: list": Row({"n": 2, "length": 5, **LISTED}, untold_teacher, {"length": 12, **LISTED}),
+    "opsd: raw": Row({"n": 2, "length": 5, **RAW}, untold_teacher, {"length": 12, **RAW}),
     "opsd_paper": Row({"length": 5}, untold_teacher, {"length": 12}),
     "dpo": Row({"n": 4, "length": 5, "smoothing": 0.1}, same_answer, {"n": 4, "length": 12}),
 }  # fmt: skip
+"""By method; a further row of the same one has a colon and what is special."""
 METHODS = calls.names("methods")
 
 
+def method_of(row: str) -> str:
+    return row.partition(":")[0]
+
+
 def test_every_method_has_a_row():
-    assert set(METHODS) == set(ROWS), "a method is one file and one row of ROWS"
+    assert set(METHODS) == set(map(method_of, ROWS)), "a method is one file and one row of ROWS"
 
 
 # ------------------------------------------------------------------ helpers
@@ -160,10 +180,12 @@ def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None
     assert float((found - expected).norm() / expected.norm()) < EXACT
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=ROWS)
 def case(request, tokenizer):
     """(method, models, batch): a batch drawn before the policy moved a little."""
-    method = replace(calls.method(request.param)(**ROWS[request.param].arguments), epochs=1)
+    method = replace(
+        calls.method(method_of(request.param))(**ROWS[request.param].arguments), epochs=1
+    )
     models = Models(random_qwen(tokenizer))
     task = toy_task(16)
     problems = task.train[: method.rollout.problems(8 * method.rollout.n)]
@@ -199,6 +221,16 @@ def test_row_order_does_not_matter(case):
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0)).tolist()
     assert order != sorted(order)
     assert_same(gradient(method, models, batch.select(order)), gradient(method, models, batch))
+
+
+def test_packing_does_not_matter(case, monkeypatch):
+    """Prompts of the battery are short, and so is the least prefix that is shared here."""
+    method, models, batch = case
+    monkeypatch.setattr("autodidact.pack.SHARE", 1)
+    packed, fed = gradient(method, models, batch), models.ledger.student_forward
+    models.pack = False
+    assert_same(packed, gradient(method, models, batch))
+    assert fed < models.ledger.student_forward - fed, "prefixes were shared"
 
 
 def test_group_numbers_do_not_matter(case):
@@ -290,19 +322,20 @@ def test_the_signal_is_about_own_tokens(case):
     assert not signal[~batch.own].any() and signal.isfinite().all()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ROWS)
 def test_the_gradient_vanishes_at_the_stated_fixed_point(name, tokenizer):
     row = ROWS[name]
     arguments = {**row.arguments, "kl": 0.0} if "kl" in row.arguments else row.arguments
     arguments = {**arguments, "smoothing": 0.0} if "smoothing" in arguments else arguments
-    found = row.fixed(calls.method(name)(**arguments), Models(random_qwen(tokenizer)))
+    method = calls.method(method_of(name))(**arguments)
+    found = row.fixed(method, Models(random_qwen(tokenizer)))
     assert float(found.abs().max()) < 1e-12
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ROWS)
 def test_a_run_replays_from_its_run_file(name, tmp_path):
     spec = Spec(
-        Call(name, ROWS[name].run),
+        Call(method_of(name), ROWS[name].run),
         Call("tiny_calculation", {"train": 30, "test": 6}),
         Run(steps=2, rows=8, lr=1e-3, micro_rows=5 if name != "dpo" else 8, eval_points=1,
             eval_problems=3, eval_samples=2, eval_length=12, seed=5),
@@ -482,6 +515,11 @@ def words(batch: Batch) -> torch.Tensor:
     return torch.stack([(k * batch.ids[batch.own]).double().sin() for k in (1, 2, 3)], -1)
 
 
+def student_and_teacher(batch: Batch) -> tuple[Scores, Scores]:
+    return about(batch, words(batch)), about(batch, words(batch).flip(-1))
+
+
+SEEN = Divergence("reverse", support=Support("sampled"))
 CREDITS = {
     "group_sum": lambda f, b: f((b.take("logp") * b.own).sum(1), b.group),
     "group_mean": lambda f, b: f(b.take("reward"), b.group),
@@ -491,6 +529,8 @@ CREDITS = {
 LOSSES = {
     "clipped": lambda f, b: f(b.take("logp"), b.take("raw"), b.take("advantage"), 0.2, 0.3),
     "k3": lambda f, b: f(b.take("logp"), b.take("raw")),
+    "distill": lambda f, b: f(*student_and_teacher(b), b, Estimator(SEEN, "k2", 1.5, 0.5)),
+    "advantage": lambda f, b: f(*student_and_teacher(b), Estimator(SEEN, "advantage", None, 0.5)),
     "nll": lambda f, b: f({"policy": about(b, words(b))}, b),
     "sequence_mean": lambda f, b: f(b),
     "constant": lambda f, b: f(b, 7),

@@ -34,7 +34,11 @@ class Fed:
     drawn: int = 0
 
     def watch(self, lm: LM) -> None:
-        """Copies of the model that roles make are watched too: a deep copy keeps its hooks."""
+        """Copies of the model that roles make are watched too: a deep copy keeps its hooks.
+
+        That packed views can be read is tried out before, once for all roles.
+        """
+        assert lm.packs
 
         def before(trunk, args, kwargs):
             cache = kwargs.get("past_key_values")

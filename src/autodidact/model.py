@@ -18,8 +18,11 @@ import torch
 from jaxtyping import Bool, Int
 
 from autodidact.adapter import adapt
+from autodidact.attention import inside_documents, way
+from autodidact.head import Head, whole
 from autodidact.problem import Message
-from autodidact.scores import Head
+from autodidact.trial import check, obstacle
+from autodidact.view import View
 
 Precision = Literal["fp32", "bf16"]
 TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"
@@ -37,6 +40,7 @@ class LM:
         autocast: run the trunk in bfloat16 over float32 weights.
         thinking: thinking mode of prompts whose caller does not say; `None` leaves the template
             its default.
+        causal: a token reads only those before it; false for a masked language model.
     """
 
     model: Any
@@ -45,7 +49,9 @@ class LM:
     adapter_off: bool = False
     autocast: bool = False
     thinking: bool | None = None
+    causal: bool = True
     _rendered: dict[Any, list[int]] = field(default_factory=dict, repr=False)
+    _obstacles: dict[str, str | None] = field(default_factory=dict, repr=False)
 
     @property
     def base(self) -> Any:
@@ -118,43 +124,62 @@ class LM:
         with self.reading(), torch.autocast(self.device.type, torch.bfloat16, self.autocast):
             return self.base.base_model(input_ids=ids, attention_mask=real.long(), **options)
 
+    def read(self, view: View, **options: Any) -> Any:
+        """The trunk's output object for a view, packed or not, as `hidden` gives it.
+
+        Raises `ValueError` for a packed view that this model cannot read, with the reason.
+        """
+        if view.position is not None:
+            options["position_ids"] = view.position
+        if view.document is None:
+            return self.hidden(view.ids, view.real, **options)
+        reason = self.obstacle
+        if reason is None and view.parent is not None and not self.shares:
+            reason = "shared prefixes need " + ("another backend" if self.causal else "causality")
+        if reason is not None:
+            raise ValueError(
+                f"{type(self.base).__name__} ({self.name}) cannot read this packed view: {reason}"
+            )
+        with inside_documents(self.base.base_model, view) as more:
+            return self.hidden(view.ids, view.real, **options, **more)
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why packed views cannot be read, `None` where they can; tried out at the first use."""
+        backend = self.base.config._attn_implementation
+        if backend not in self._obstacles:
+            self._obstacles[backend] = obstacle(self)
+        return self._obstacles[backend]
+
+    @property
+    def packs(self) -> bool:
+        """Whether packed views can be read."""
+        return self.obstacle is None
+
+    @property
+    def shares(self) -> bool:
+        """Whether packed views with shared prefixes can be read."""
+        return self.packs and self.causal and way(self.base.base_model) != "varlen"
+
     def head(self) -> Head:
-        """The output head, over the live weights."""
+        """The output head, over the live weights; all of them where they are sharded.
+
+        Where the trunk runs in bfloat16 on a GPU the head does too, with sums in float32: there
+        its products in float32 would take most of a step.
+        """
         layer = self.base.get_output_embeddings()
+        weight, bias = whole(layer.weight), getattr(layer, "bias", None)
+        if self.autocast and weight.is_cuda:
+            weight = weight.bfloat16()
         config = self.base.config.get_text_config()
         scale = float(getattr(config, "logit_scale", None) or 1.0)
         scale /= float(getattr(config, "logits_scaling", None) or 1.0)
         softcap = getattr(config, "final_logit_softcapping", None)
-        return Head(layer.weight, getattr(layer, "bias", None), scale, softcap)
+        return Head(weight, None if bias is None else whole(bias), scale, softcap)
 
-    @torch.no_grad()
     def check(self) -> None:
         """Refuse, by name, an architecture whose logits are not head(trunk(x)), or not causal."""
-        kind = type(self.base).__name__
-        if self.base.get_output_embeddings() is None:
-            raise ValueError(f"{kind} ({self.name}) has no output head: not a causal LM")
-        size = self.base.get_output_embeddings().weight.shape[0]
-        ids = torch.arange(1, 7, device=self.device)[None] % size
-        other = torch.cat([ids[:, :-1], torch.zeros_like(ids[:, :1])], 1)
-        # Without autocast: what is compared are formulas, in the precision of the weights.
-        with self.reading():
-            expected = self.base(input_ids=ids).logits[0].float()
-            found, changed = (
-                self.head().logits(self.base.base_model(input_ids=x).last_hidden_state[0]).float()
-                for x in (ids, other)
-            )
-        tolerance = 5e-2 if self.head().weight.dtype == torch.bfloat16 else 1e-4
-        if not torch.allclose(changed[:-1], found[:-1], rtol=tolerance, atol=tolerance):
-            raise ValueError(
-                f"{kind} ({self.name}) is not supported: it is not causal, what it says about a "
-                "token depends on later ones"
-            )
-        if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
-            raise ValueError(
-                f"{kind} ({self.name}) is not supported: its logits are not its output head "
-                f"applied to its last hidden state (largest difference "
-                f"{(found - expected).abs().max():.2g})"
-            )
+        check(self)
 
 
 def load(

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 
 from autodidact.adapter import effective_weights
 from autodidact.batch import Batch
 from autodidact.ledger import Ledger
 from autodidact.model import LM, load
 from autodidact.names import nearest
-from autodidact.scores import Scores
+from autodidact.pack import joined, lean
+from autodidact.scores import Head, Scores
 from autodidact.store import Store
 from autodidact.view import View
 
@@ -34,6 +37,8 @@ class Models:
         self.policy = policy
         self.ledger = Ledger()
         self.store = store
+        self.pack = True
+        """Views are read without padding, and shared prefixes once; numbers do not change."""
         self.version: str | None = None
         """Names the policy's weights where they are known to be shared between runs."""
         self._roles: dict[str, LM] = {"policy": policy}
@@ -51,10 +56,7 @@ class Models:
             assert self.ledger.optimizer_steps == 0, f"{role!r} must be in use before an update"
         if role == "initial":
             if hasattr(policy.model, "peft_config"):
-                return LM(
-                    policy.model, policy.tokenizer, policy.name, True, policy.autocast,
-                    policy.thinking,
-                )  # fmt: skip
+                return replace(policy, adapter_off=True)
             return self._frozen(copy.deepcopy(policy.model))
         if kind == "ema":
             decay(argument)
@@ -78,14 +80,12 @@ class Models:
             ) from error
         if other.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
             raise ValueError(f"role {role!r} has another vocabulary than {policy.name!r}")
-        return self._frozen(other.model)
+        return replace(self._frozen(other.model), _obstacles={})
 
     def _frozen(self, model: Any) -> LM:
         policy = self.policy
         model.requires_grad_(False)
-        return LM(
-            model.eval(), policy.tokenizer, policy.name, False, policy.autocast, policy.thinking
-        )
+        return replace(policy, model=model.eval(), adapter_off=False)
 
     def score(self, view: View, batch: Batch, temperature: float | None = None) -> Scores:
         """Read a view and keep what is needed to answer about the batch's tokens.
@@ -93,22 +93,64 @@ class Models:
         The temperature is that of the batch unless given. Nothing carries gradient where
         gradients are off, as in a credit, whatever the view says.
         """
-        reader = self[view.role]
-        count = int(view.real.sum())
-        grad = view.grad and torch.is_grad_enabled()
-        if grad:
+        return self.scores({"": view}, batch, temperature)[""]
+
+    def scores(
+        self, views: Mapping[str, View], batch: Batch, temperature: float | None = None
+    ) -> dict[str, Scores]:
+        """`score` for several views, by name.
+
+        Views of one role are read in one pass where shared prefixes make that cost less. What is
+        read along with a view that carries gradient is charged as it is: `student_forward`.
+        """
+        temperature = batch.temperature if temperature is None else temperature
+        live = torch.is_grad_enabled()
+        views = {name: replace(view, grad=view.grad and live) for name, view in views.items()}
+        found = {}
+        for names, fed in self._readings(views):
+            output, head = self._read(fed)
+            for name, at in zip(names, fed.at.chunk(len(names)), strict=True):
+                asked, grad = at >= 0, views[name].grad
+                hidden, law = output[at[asked]], head
+                if not grad:
+                    hidden, law = hidden.detach(), head.detach()
+                weight = batch.streams.get("weight")
+                if weight is not None:
+                    weight = weight.view(len(weight), -1).expand_as(asked)[asked]
+                found[name] = Scores(hidden, law, asked, batch.ids[asked], temperature, weight)
+        return {name: found[name] for name in views}
+
+    def _read(self, view: View) -> tuple[Float[torch.Tensor, "RS D"], Head]:
+        """The outputs of a view as it stands, and the head over them. The ledger is charged."""
+        reader, count = self[view.role], int(view.real.sum())
+        if view.grad:
             self.ledger.student_forward += count
         else:
             self.ledger.teacher_forward += count
-        with torch.set_grad_enabled(grad):
-            output = reader.hidden(view.ids, view.real, use_cache=False).last_hidden_state
-            asked = view.asked
-            hidden = output.flatten(0, 1)[view.at[asked]]
-            head = reader.head()
-        if not grad:
-            head = head.detach()
-        temperature = batch.temperature if temperature is None else temperature
-        return Scores(hidden, head, asked, batch.ids[asked], temperature)
+        with torch.set_grad_enabled(view.grad):
+            output = reader.read(view, use_cache=False).last_hidden_state
+            return output.flatten(0, 1), reader.head()
+
+    def _readings(self, views: Mapping[str, View]) -> list[tuple[list[str], View]]:
+        """Which views are read in one pass, and what is fed in it."""
+        plan: list[tuple[list[str], View]] = []
+        for name, view in views.items():
+            fed, free = self._packed(view), self.pack and view.document is None
+            for i, (names, other) in enumerate(plan):
+                mates = [views[n] for n in names]
+                if not (free and other.role == view.role and mates[0].document is None):
+                    continue
+                both = self._packed(joined([*mates, view]))
+                if _cost(both) < _cost(other) + _cost(fed):
+                    plan[i] = ([*names, name], both)
+                    break
+            else:
+                plan.append(([name], fed))
+        return plan
+
+    def _packed(self, view: View) -> View:
+        """The view without its padding, and with every shared prefix once, where that saves."""
+        return lean(self[view.role], view) if self.pack else view
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -124,6 +166,11 @@ class Models:
     def averages(self) -> Mapping[str, LM]:
         """The roles whose weights a checkpoint must hold beside the policy's."""
         return {role: lm for role, lm in self._roles.items() if role.partition(":")[0] == "ema"}
+
+
+def _cost(view: View) -> int:
+    """Tokens and padding that are fed, in passes: with gradient a token costs three."""
+    return view.ids.numel() * (3 if view.grad else 1)
 
 
 def decay(argument: str) -> float:

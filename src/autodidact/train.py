@@ -149,14 +149,16 @@ def learn(
 def backward(method: Method, models: Models, piece: Batch, tally: Tally | None) -> float:
     """Add the gradient of one piece of a batch. Returns its part of the loss."""
     views = method.views(piece, models)
-    scores = {name: models.score(view, piece) for name, view in views.items()}
+    before = models.ledger.student_forward
+    scores = models.scores(views, piece)
+    fed = models.ledger.student_forward - before
     values = method.loss(scores, piece)
     assert values.shape == piece.take("weight").shape, "weights fit the loss values"
     loss = (values * piece.take("weight")).sum()
     loss.backward()
+    models.ledger.student_backward += fed
     for view in views.values():
         if view.grad:
-            models.ledger.student_backward += int(view.real.sum())
             models.ledger.trained += int(view.asked.sum())
     if tally is not None:
         with torch.no_grad():

@@ -1,6 +1,6 @@
 """Views: what a model sees, and where in its output the answer about each token is.
 
-Shapes: B rows and T columns of the batch, R rows and S columns that the model is fed.
+Shapes: B rows and T columns of the batch, R rows and S columns that the model is fed, n segments.
 Law 2: no line outside this file knows about the causal shift or about prompt offsets.
 """
 
@@ -30,6 +30,11 @@ class View:
             the batch; -1 where nothing is asked.
         role: who reads: "policy", "initial", "ema" or a checkpoint.
         grad: whether gradients flow into the reader.
+        position: where each token stands for the reader; `None` for its column.
+        document: the number of the segment that each token belongs to, unique over the view, and
+            anything where not real; `None` where a row is one document. See `pack.py`.
+        parent: for each segment the one whose tokens, and whose ancestors' tokens, it also
+            reads; -1 for none. `None` where no segment has a parent.
     """
 
     ids: Int[torch.Tensor, "R S"]
@@ -37,6 +42,9 @@ class View:
     at: Int[torch.Tensor, "B T"]
     role: str = "policy"
     grad: bool = False
+    position: Int[torch.Tensor, "R S"] | None = None
+    document: Int[torch.Tensor, "R S"] | None = None
+    parent: Int[torch.Tensor, "n"] | None = None
 
     @property
     def asked(self) -> Bool[torch.Tensor, "B T"]:
