@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autodidact.batch import Batch, batch_of
-from autodidact.engines import local
+from autodidact.engines.prefill import empty_cache
 from autodidact.method import Method
 from autodidact.models import Models
 from autodidact.problem import Problem, Task
@@ -35,7 +35,7 @@ def check(method: Method, models: Models, task: Task) -> list[Example]:
         raise ValueError(f"the task {task.name!r} has no problem to train on")
     check_needs(method, task)
     if method.rollout.draws:
-        local.empty_cache(models.policy)
+        empty_cache(models.policy)
     first: Batch | None = None
     context = models.policy.context
     doubtful = [p for p in task.train[1:] if at_most(method, task, p) > context]

@@ -7,6 +7,7 @@ depend on which other rows stand beside it, on the order of rows, or on a restar
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -79,12 +80,34 @@ class Law:
 def draw(
     law: Float[torch.Tensor, "B V"], uniform: Float[torch.Tensor, "B"]
 ) -> Int[torch.Tensor, "B"]:
-    """The word at which the cumulative law passes each uniform number; never one with mass 0."""
-    mass = law.double().exp().cumsum(-1)
-    total = mass[:, -1]
-    # Rounding may lift the largest uniform number to the total itself, beyond the last word.
-    passed = torch.minimum(uniform * total, total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(mass, passed[:, None], right=True).squeeze(-1)
+    """The word at which the cumulative law passes each uniform number; never one with mass 0.
+
+    The cumulative sums run over blocks of about sqrt(V) words, then inside the block that is hit.
+    """
+    mass, words = law.exp(), law.shape[1]
+    size = max(1, math.isqrt(words))
+    full = words // size * size
+    blocks = mass[:, :full].unflatten(1, (-1, size)).sum(-1)
+    if full < words:
+        blocks = torch.cat([blocks, mass[:, full:].sum(-1, keepdim=True)], 1)
+    block, left = _passing(blocks, uniform.double())
+    inside = block[:, None] * size + torch.arange(size, device=law.device)
+    chosen = mass.gather(1, inside.clamp(max=words - 1)).masked_fill(inside >= words, 0.0)
+    return block * size + _passing(chosen, left)[0]
+
+
+def _passing(
+    mass: Float[torch.Tensor, "B K"], share: Float[torch.Tensor, "B"]
+) -> tuple[Int[torch.Tensor, "B"], Float[torch.Tensor, "B"]]:
+    """Where the cumulative mass passes a share of the total, and the share of that piece."""
+    total = mass.double().cumsum(1)
+    # Rounding may lift the largest share to the total itself, beyond the last piece.
+    below = total[:, -1].nextafter(torch.zeros_like(share))
+    passed = torch.minimum(share * total[:, -1], below)
+    index = torch.searchsorted(total, passed[:, None], right=True)
+    own = mass.gather(1, index).squeeze(1).double()
+    rest = passed - total.gather(1, index).squeeze(1) + own
+    return index.squeeze(1), (rest / own).clamp(0.0, 1.0)
 
 
 def prompt_key(prompt: Sequence[int]) -> int:
@@ -94,8 +117,11 @@ def prompt_key(prompt: Sequence[int]) -> int:
 
 
 def uniform(
-    seed: int, prompts: Int[torch.Tensor, "B"], samples: Int[torch.Tensor, "B"], position: int
-) -> Float[torch.Tensor, "B"]:
+    seed: int,
+    prompts: Int[torch.Tensor, "..."],
+    samples: Int[torch.Tensor, "..."],
+    position: int | Int[torch.Tensor, "..."],
+) -> Float[torch.Tensor, "..."]:
     """Uniform numbers in [0, 1), one for each (seed, prompt, sample, position).
 
     Args:
@@ -104,11 +130,12 @@ def uniform(
     """
     state = _mix(prompts + _signed(seed * 0x9E3779B97F4A7C15))
     state = _mix(state + samples * _signed(0xD1B54A32D192ED03))
-    state = _mix(state + _signed(position * 0x8CB92BA72F3D8DD7))
+    turn = torch.as_tensor(position, device=prompts.device) * _signed(0x8CB92BA72F3D8DD7)
+    state = _mix(state + turn)
     return _shift(state, 11).double() * 2.0**-53
 
 
-def _mix(x: Int[torch.Tensor, "B"]) -> Int[torch.Tensor, "B"]:
+def _mix(x: Int[torch.Tensor, "*B"]) -> Int[torch.Tensor, "*B"]:
     """The finaliser of SplitMix64 (Steele, Lea, Flood 2014), on int64 that wraps around."""
     x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)

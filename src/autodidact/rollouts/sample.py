@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from autodidact.batch import Batch, batch_of
 from autodidact.engines import local
 from autodidact.engines.law import Law
+from autodidact.engines.prefill import tokens_read
 from autodidact.method import Rollout
 from autodidact.models import Models
 from autodidact.problem import Problem, Task
@@ -86,7 +87,7 @@ def complete(
                 for sample, completion in zip(samples, completions, strict=True):
                     store.add(origin, prompts[row], sample, completion)
     models.ledger.generated += sum(len(each.ids) for each in known.values())
-    models.ledger.prefilled += sum(map(len, prompts))
+    models.ledger.prefilled += tokens_read(models.policy, prompts)
     return [[known[row, sample] for sample in numbers[row]] for row in range(len(prompts))]
 
 
