@@ -86,7 +86,11 @@ class Outcome:
 
 @contextmanager
 def counting(lm: LM) -> Iterator[Counter[str]]:
-    """Counts tokens where they pass, by the names of the ledger's columns, without the ledger."""
+    """Counts tokens where they pass, by the names of the ledger's columns, without the ledger.
+
+    Whether packed views can be read is tried out before: that is no part of training.
+    """
+    assert lm.packs
     count: Counter[str] = Counter()
     generate = local.generate
 
