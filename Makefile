@@ -30,6 +30,7 @@ docs: .venv/dev
 
 .venv/dev: .venv/run
 	$(PIP) -e ".[dev,peers]"
+	$(PIP) --no-deps liger-kernel  # a peer in benchmarks; with its dependencies comes Triton
 	touch $@
 
 clean:
