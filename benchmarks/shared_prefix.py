@@ -3,7 +3,7 @@
 Seconds of scoring the completions of one prompt, and of going back through them:
 
 long prompt   600 tokens, with 8 and with 16 completions of 100 tokens each
-GSM8K         4 groups of 8: a real question, completions as long as real worked answers
+GSM8K         2 groups of 8: a real question, completions as long as real worked answers
 
 ours      packed, each prompt once
 packed    without padding, every row with a copy of its prompt
@@ -38,7 +38,7 @@ def groups(kind: str, seed: int) -> list[Group]:
     if kind.isdigit():
         return [(LONG, [SHORT] * int(kind))]
     choose, lengths = random.Random(seed), real_lengths()
-    questions = [p for p, _ in choose.sample(lengths, 4)]
+    questions = [p for p, _ in choose.sample(lengths, 2)]
     return [(p, [s for _, s in choose.sample(lengths, 8)]) for p in questions]
 
 
@@ -51,7 +51,7 @@ WAYS: dict[str, scoring.Way] = {
     "ours": scoring.packed, "packed": apart, "padded": scoring.padded
 }  # fmt: skip
 CASES = {
-    "8 of 600 + 100 tokens": "8", "16 of 600 + 100 tokens": "16", "GSM8K, 4 groups of 8": "GSM8K"
+    "8 of 600 + 100 tokens": "8", "16 of 600 + 100 tokens": "16", "GSM8K, 2 groups of 8": "GSM8K"
 }  # fmt: skip
 
 

@@ -1,0 +1,169 @@
+"""Tokens a second of the local engine: `python -m benchmarks.rollout`.
+
+A random Qwen3 of 4 layers, 256 numbers and 4,096 words draws at temperature 1 from its whole law,
+and the log-probability of every token is kept.
+
+batch 1, 16, 64   prompts of 32 tokens, completions of 128
+ragged            64 prompts; each token ends its completion with probability 1/33, the 128th always
+waiting           256 such prompts in 64 places: those that become free are taken at once
+shared prompt     8 prompts of 256 tokens, 8 completions of 64 tokens each
+
+peer      `generate` of transformers with `output_logits`, from which it takes log-probabilities;
+          "waiting" gives it four batches of 64
+
+Tokens after the end of a completion do not count. Both sides draw from the same law; what that is
+worth is tested in `tests/test_engine.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autodidact.engines import local
+from autodidact.engines.law import Law
+from autodidact.model import LM
+from autodidact.statistics import percentiles
+from benchmarks.measuring import timed
+from benchmarks.table import Row, machine, show, write
+
+WORDS = 4096
+RARE = (WORDS - 1,)
+OFTEN = tuple(range(WORDS - WORDS // 33, WORDS))
+"""End tokens: a random model gives every word about the same chance."""
+
+
+@dataclass
+class Silent:
+    """A tokenizer that knows an end token."""
+
+    eos_token_id: int = WORDS - 1
+    chat_template: None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    prompts: int
+    length: int
+    new: int
+    samples: int = 1
+    ends: tuple[int, ...] = RARE
+    slots: int = 64
+
+
+CASES = {
+    "batch 1": Case(1, 32, 128),
+    "batch 16": Case(16, 32, 128),
+    "batch 64": Case(64, 32, 128),
+    "ragged": Case(64, 32, 128, ends=OFTEN),
+    "waiting": Case(256, 32, 128, ends=OFTEN),
+    "shared prompt": Case(8, 256, 64, samples=8),
+}
+
+
+def model(hidden: int, layers: int) -> LM:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=WORDS, hidden_size=hidden, intermediate_size=3 * hidden, head_dim=64,
+        num_hidden_layers=layers, num_attention_heads=hidden // 64,
+        num_key_value_heads=max(1, hidden // 128), max_position_embeddings=4096,
+        tie_word_embeddings=True, pad_token_id=0, bos_token_id=1, eos_token_id=WORDS - 1,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LM(Qwen3ForCausalLM(config).eval(), Silent(), "random Qwen3")
+
+
+def prompts_of(case: Case, seed: int) -> list[list[int]]:
+    random = torch.Generator().manual_seed(seed)
+    shape = (case.prompts, case.length)
+    return torch.randint(2, WORDS // 2, shape, generator=random).tolist()
+
+
+def ours(lm: LM, case: Case, seed: int) -> int:
+    numbers = [list(range(case.samples))] * case.prompts
+    found = local.generate(
+        lm, prompts_of(case, seed), numbers, case.new, Law(), seed, max(case.slots, case.samples)
+    )
+    return sum(len(each.ids) for row in found for each in row)
+
+
+@torch.no_grad()
+def peer(lm: LM, case: Case, seed: int) -> int:
+    torch.manual_seed(seed)
+    prompts, count = prompts_of(case, seed), 0
+    for start in range(0, len(prompts), case.slots):
+        ids = torch.tensor(prompts[start : start + case.slots])
+        found = lm.model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, top_p=1.0,
+            temperature=1.0, max_new_tokens=case.new, num_return_sequences=case.samples,
+            return_dict_in_generate=True, output_logits=True, pad_token_id=0,
+            eos_token_id=list(case.ends),
+        )  # fmt: skip
+        drawn = found.sequences[:, ids.shape[1] :]
+        logp = [
+            logits.log_softmax(-1).gather(1, drawn[:, i : i + 1])
+            for i, logits in enumerate(found.logits)
+        ]
+        assert torch.cat(logp, 1).shape == drawn.shape
+        ended = torch.isin(drawn, torch.tensor(case.ends)).long().cumsum(1)
+        # A token counts until the first end, which counts too.
+        count += int((ended - torch.isin(drawn, torch.tensor(case.ends)).long() == 0).sum())
+    return count
+
+
+def speed(side: Callable[[LM, Case, int], int], lm: LM, case: Case, seed: int) -> float:
+    """Tokens a second of the processor with one thread, of the clock with several."""
+    count, wall, cpu = timed("cpu", lambda: side(lm, case, seed))
+    return count / (cpu if torch.get_num_threads() == 1 else wall)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.rollout", description=(__doc__ or "").partition("\n\n")[0]
+    )
+    parser.add_argument("--hidden", type=int, default=256, metavar="D")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="two small cases, once")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    options = parser.parse_args(arguments)
+    cases = CASES
+    if options.quick:
+        options.hidden, options.layers, options.repeats = 64, 1, 1
+        cases = {"batch 2": Case(2, 8, 8), "ragged": Case(6, 8, 16, ends=OFTEN, slots=3)}
+    torch.set_num_threads(options.threads)
+    print(machine())
+    lm, rows = model(options.hidden, options.layers), []
+    lm.model.generation_config.eos_token_id = list(RARE)
+    for name, case in cases.items():
+        lm.model.generation_config.eos_token_id = list(case.ends)
+        found: dict[str, list[float]] = {"ours": [], "generate": []}
+        for seed in range(-1, options.repeats):  # the first is a rehearsal
+            sides = [("ours", ours), ("generate", peer)]
+            for side, call in sides if seed % 2 else sides[::-1]:
+                rate = speed(call, lm, case, seed + 1)
+                if seed >= 0:
+                    found[side].append(rate)
+        medians = [float(np.median(found[side])) for side in found]
+        rows.append(Row(f"{name}: tokens / s", *medians, "generate"))
+        both = np.array(list(found.values()))
+        drawn = np.random.default_rng(0).integers(both.shape[1], size=(4000, both.shape[1]))
+        one, two = np.median(both[:, drawn], -1)
+        low, high = percentiles(one / two)
+        print(f"{name}: ours / generate {rows[-1].ratio:.2f} [{low:.2f}, {high:.2f}]", flush=True)
+    show("Rollouts with log-probabilities", rows)
+    if options.json is not None:
+        write(options.json, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
