@@ -192,8 +192,10 @@ def report(title: str, seen: Sequence[Seen], roof: float) -> list[Row]:
             if peer.default or chosen[peer.case.party, by] is peer:
                 pair = ours.median(what) / unit, peer.median(what) / unit
                 rows.append(Row(f"{name}: {title}", *pair, peer.name))
+                once = len(ours.samples) == len(peer.samples) == 1  # which has no interval
                 low, high = interval(ours, peer, what)
-                shown.append(replace(rows[-1], peer_name=f"{peer.name} [{low:.3f}, {high:.3f}]"))
+                place = "" if once else f" [{low:.3f}, {high:.3f}]"
+                shown.append(replace(rows[-1], peer_name=peer.name + place))
     for peer in peers:
         if chosen[peer.case.party, timed] is peer and peer.samples[0]["compiles"]:
             pair = ours.samples[0]["first"], peer.samples[0]["first"]
@@ -201,7 +203,7 @@ def report(title: str, seen: Sequence[Seen], roof: float) -> list[Row]:
             shown.append(rows[-1])
     product = f"a large square product, {roof / 1e9:.1f} GFLOP/s"
     rows.append(Row(f"share of the roof: {title}", ours.speed() / roof, 1.0, product))
-    show(f"{title} (in brackets: 95% of the ratio of medians)", [*shown, rows[-1]])
+    show(f"{title} (in brackets, if repeated: 95% of the ratio of medians)", [*shown, rows[-1]])
     return rows
 
 

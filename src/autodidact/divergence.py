@@ -135,7 +135,8 @@ class Divergence:
         if self.kind == "tv":
             return (p - q).abs() / 2, p * (p - q).sign() / 2
         b = self.beta
-        middle = torch.logaddexp(teacher + math.log(b), student + math.log1p(-b))
+        # Where both underflow the terms are 0 whatever the middle is, as long as it is finite.
+        middle = (b * q + (1 - b) * p).clamp(min=torch.finfo(p.dtype).tiny).log()
         slopes = (1 - b) * p * (student - middle)
         terms = b * q * (teacher - middle) + slopes
         scale = 1 / (b * (1 - b)) if self.rescale else 1.0
