@@ -37,6 +37,7 @@ import torch
 
 from autodidact.engines import local
 from autodidact.engines.law import Law
+from autodidact.engines.lean import lean
 from autodidact.evaluate import Evaluation
 from autodidact.methods.grpo import grpo
 from autodidact.model import LM, load
@@ -88,9 +89,10 @@ class Outcome:
 def counting(lm: LM) -> Iterator[Counter[str]]:
     """Counts tokens where they pass, by the names of the ledger's columns, without the ledger.
 
-    Whether packed views can be read is tried out before: that is no part of training.
+    What the model is able to read is tried out before: that is no part of training.
     """
     assert lm.packs
+    assert lean(lm)
     count: Counter[str] = Counter()
     generate = local.generate
 
