@@ -85,6 +85,17 @@ def test_many_short_rows_pass_through_few_places():
     assert slab.shape[2:5:2] == (3, 2 + 2 * 6)
 
 
+def test_rows_that_are_over_may_stay_until_many_are(monkeypatch):
+    """They read beyond their length, while rows that joined later are still on their way."""
+    lm = model("qwen3")
+    lm.model.generation_config.eos_token_id = list(range(2, 10))
+    prompts = [[3 + i % 50, 4 + i % 7] for i in range(60)]
+    expected = local.generate(lm, prompts, [[0]] * 60, 20, Law(), 1)
+    assert len({len(row[0].ids) for row in expected}) > 10, "rows end at different times"
+    monkeypatch.setattr(local, "RETIRE", 0.4)
+    assert local.generate(lm, prompts, [[0]] * 60, 20, Law(), 1, slots=10) == expected
+
+
 def test_large_weights_are_not_copied(monkeypatch):
     lm = model("qwen2")
     expected = drawn(lm)

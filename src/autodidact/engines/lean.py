@@ -108,7 +108,8 @@ class Lean:
         self._mask()
 
     def step(self, tokens):
-        live, position = len(tokens), self.column - self.start
+        # Rows that are over read on until they are dropped, whatever that means.
+        live, position = len(tokens), (self.column - self.start).clamp(max=len(self.cos) - 1)
         turn = self.cos[position][:, None], self.sin[position][:, None]
         self.column += 1
         there = slice(self.first, self.column)
