@@ -36,7 +36,7 @@ from autodidact.scores import Scores
 from autodidact.view import plain
 from benchmarks import scoring
 from benchmarks.measuring import timed
-from benchmarks.scoring import PASSES, Group, Measured, Piece, Report, tokens
+from benchmarks.scoring import Group, Measured, Piece, Report
 from benchmarks.table import machine
 
 REAL = Path(__file__).with_name("gsm8k_lengths.json")
@@ -138,14 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         models = scoring.model(hidden, options.layers)
         for kind in ("GSM8K", "long tail"):
             batches = [drawn(kind, options.rows, seed) for seed in range(options.repeats)]
-            gap = scoring.check(models, WAYS, scoring.batch(batches[0], 0))
-            sizes = [tokens(each) for each in batches]
-            print(f"{kind}, D={hidden}: {sizes} tokens; the ways agree to {gap:.1g}", flush=True)
-            for name, grad in PASSES.items():
-                found = scoring.measure(models, WAYS, batches, grad)
-                report.add(f"{kind}, D={hidden}, {name}", found)
-            if hidden == options.hidden[0]:
-                report.shares(kind, found)
+            report.compare(kind, models, WAYS, batches, shares=hidden == options.hidden[0])
         batches = [drawn("GSM8K", PROMPTS * options.rows, seed) for seed in range(options.repeats)]
         found = prefilled(models, batches)
         report.add(f"GSM8K questions, D={hidden}, prefill", found)

@@ -190,6 +190,26 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
+    def compare(
+        self,
+        title: str,
+        models: Models,
+        ways: Mapping[str, Way],
+        batches: Sequence[Sequence[Group]],
+        *,
+        shares: bool,
+    ) -> None:
+        """All ways over these batches, forward and back, after a check that they agree."""
+        gap = check(models, ways, batch(batches[0], 0))
+        sizes = [tokens(each) for each in batches]
+        width = models.policy.base.config.hidden_size
+        print(f"{title}, D={width}: {sizes} tokens; the ways agree to {gap:.1g}", flush=True)
+        for name, grad in PASSES.items():
+            found = measure(models, ways, batches, grad)
+            self.add(f"{title}, D={width}, {name}", found)
+        if shares:
+            self.shares(title, found)
+
     def add(self, title: str, found: Measured) -> None:
         """Ours, the first way, against every other."""
         ours, *others = found.seconds

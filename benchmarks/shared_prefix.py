@@ -27,7 +27,7 @@ from autodidact.models import Models
 from autodidact.view import plain
 from benchmarks import scoring
 from benchmarks.prepacking import real_lengths
-from benchmarks.scoring import PASSES, Group, Piece, Report, tokens
+from benchmarks.scoring import Group, Piece, Report
 from benchmarks.table import machine
 
 LONG, SHORT = 600, 100
@@ -69,14 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         models = scoring.model(hidden, options.layers)
         for title, kind in cases.items():
             batches = [groups(kind, seed) for seed in range(options.repeats)]
-            gap = scoring.check(models, WAYS, scoring.batch(batches[0], 0))
-            sizes = [tokens(each) for each in batches]
-            print(f"{title}, D={hidden}: {sizes} tokens; the ways agree to {gap:.1g}", flush=True)
-            for name, grad in PASSES.items():
-                found = scoring.measure(models, WAYS, batches, grad)
-                report.add(f"{title}, D={hidden}, {name}", found)
-            if hidden == options.hidden[0]:
-                report.shares(title, found)
+            report.compare(title, models, WAYS, batches, shares=hidden == options.hidden[0])
     scoring.finish("Scoring groups of completions of one prompt", report, options.json)
     return 0
 

@@ -14,18 +14,9 @@ from autodidact import sweep
 from autodidact.divergence import Divergence, Support
 from autodidact.losses.divergence import Estimator, advantage, distill
 from autodidact.losses.policy import clipped, k3
-from toys import about, random_logits, rows_of
+from toys import FORMS, KINDS, LISTS, about, random_logits, rows_of
 
 V, K = 7, 3
-KINDS = [
-    Divergence("forward"),
-    Divergence("reverse"),
-    Divergence("tv"),
-    Divergence("jsd", 0.3),
-    Divergence("jsd", 0.8, rescale=True),
-]
-LISTS = ("student", "teacher", "union", "intersection")
-FORMS = ("raw", "renormalised", "tail")
 SAMPLED = Support("sampled")
 
 

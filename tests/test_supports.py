@@ -11,18 +11,9 @@ import torch
 
 from autodidact import sweep
 from autodidact.divergence import Divergence, Support
-from toys import laws, random_logits
+from toys import FORMS, KINDS, LISTS, laws, random_logits
 
 N, V, K = 5, 9, 3
-KINDS = [
-    Divergence("forward"),
-    Divergence("reverse"),
-    Divergence("tv"),
-    Divergence("jsd", 0.3),
-    Divergence("jsd", 0.8, rescale=True),
-]
-LISTS = ("student", "teacher", "union", "intersection")
-FORMS = ("raw", "renormalised", "tail")
 SUPPORTS = [Support(), *(Support(words, K, form) for words in LISTS for form in FORMS)]
 CLIPS = [None, *itertools.product((0.2, 0.02), ("pointwise", "symmetric", "token"))]
 

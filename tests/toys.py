@@ -7,12 +7,25 @@ from dataclasses import replace
 import torch
 
 from autodidact.batch import Batch
+from autodidact.divergence import Divergence
+from autodidact.head import Head
 from autodidact.model import LM
 from autodidact.problem import Problem, Task
-from autodidact.scores import Head, Scores
+from autodidact.scores import Scores
 
 WORDS = 261
 """Vocabulary of the shipped tokenizer: five special tokens and 256 bytes."""
+
+KINDS = [
+    Divergence("forward"),
+    Divergence("reverse"),
+    Divergence("tv"),
+    Divergence("jsd", 0.3),
+    Divergence("jsd", 0.8, rescale=True),
+]
+LISTS = ("student", "teacher", "union", "intersection")
+FORMS = ("raw", "renormalised", "tail")
+"""Every divergence, and over which words it may run, in the tests that go through them all."""
 
 
 def random_qwen(tokenizer, seed: int = 0, dtype: torch.dtype = torch.float64, **options) -> LM:

@@ -19,11 +19,12 @@ from jaxtyping import Float
 
 from autodidact.adapter import effective_weights
 from autodidact.batch import Batch
+from autodidact.head import Head
 from autodidact.ledger import Ledger
 from autodidact.model import LM, load
 from autodidact.names import nearest
 from autodidact.pack import joined, lean
-from autodidact.scores import Head, Scores
+from autodidact.scores import Scores
 from autodidact.store import Store
 from autodidact.view import View
 
