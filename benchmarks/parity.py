@@ -35,10 +35,10 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from autodidact.engines import local
-from autodidact.engines.law import Law
 from autodidact.engines.lean import lean
+from autodidact.engines.local import Local
 from autodidact.evaluate import Evaluation
+from autodidact.law import Law
 from autodidact.methods.grpo import grpo
 from autodidact.model import LM, load
 from autodidact.models import Models
@@ -94,11 +94,11 @@ def counting(lm: LM) -> Iterator[Counter[str]]:
     assert lm.packs
     assert lean(lm)
     count: Counter[str] = Counter()
-    generate = local.generate
+    draw = Local.draw
 
     def watched(*args: Any) -> Any:
-        found = generate(*args)
-        count["generated"] += sum(len(each.ids) for group in found for each in group)
+        found = draw(*args)
+        count["generated"] += sum(len(each.ids) for each in found.completions)
         return found
 
     def passed(module: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -113,7 +113,7 @@ def counting(lm: LM) -> Iterator[Counter[str]]:
 
     hook = lm.base.base_model.register_forward_hook(passed, with_kwargs=True)
     try:
-        with patch.object(local, "generate", watched):
+        with patch.object(Local, "draw", watched):
             yield count
     finally:
         hook.remove()

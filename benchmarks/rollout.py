@@ -25,8 +25,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autodidact.engines import local
-from autodidact.engines.law import Law
+from autodidact.engine import Request
+from autodidact.engines.local import Local
+from autodidact.law import Law
 from autodidact.model import LM
 from autodidact.statistics import percentiles
 from benchmarks.measuring import timed
@@ -87,11 +88,13 @@ def prompts_of(case: Case, seed: int) -> list[list[int]]:
 
 
 def ours(lm: LM, case: Case, seed: int) -> int:
-    numbers = [list(range(case.samples))] * case.prompts
-    found = local.generate(
-        lm, prompts_of(case, seed), numbers, case.new, Law(), seed, max(case.slots, case.samples)
-    )
-    return sum(len(each.ids) for row in found for each in row)
+    asked = [
+        Request(tuple(prompt), number, case.new)
+        for prompt in prompts_of(case, seed)
+        for number in range(case.samples)
+    ]
+    found = Local(max(case.slots, case.samples)).draw(lm, asked, Law(), seed)
+    return sum(len(each.ids) for each in found.completions)
 
 
 @torch.no_grad()

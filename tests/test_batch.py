@@ -50,7 +50,7 @@ def test_put_leaves_the_old_batch_alone_and_checks_shapes():
     assert set(batch.streams) == {"logp", "reward"}
     with pytest.raises(
         ValueError,
-        match=r"'odd' has shape \(3,\); allowed are \[B, T\] = \(2, 3\) and \[B\] = \(2,\)",
+        match=r"'odd' has shape \(3,\); allowed are \[B, T\] = \(2, 3\), \[B, T, K\] and \[B\] = \(2,\)",
     ):
         batch.put(odd=torch.ones(3))
 

@@ -10,9 +10,10 @@ from autodidact.adapter import adapt
 from autodidact.engines import lean as lean_decoder
 from autodidact.engines import local
 from autodidact.engines.decoder import Whole
-from autodidact.engines.law import Law
 from autodidact.engines.lean import Lean, lean
+from autodidact.law import Law
 from autodidact.model import LM
+from toys import generate
 
 PROMPTS = [[5, 9, 11], [7], [3, 4, 5, 6, 7, 8, 9], [12, 13], [9, 9, 4, 1]]
 SAMPLES = [[0, 1, 2], [0], [3, 1], [0, 1, 2, 3], [7]]
@@ -28,7 +29,7 @@ def ids(found) -> list[list[list[int]]]:
 
 
 def drawn(lm: LM, slots: int = 256, seed: int = 0, law: Law | None = None):
-    return local.generate(lm, PROMPTS, SAMPLES, 14, law or Law(), seed, slots)
+    return generate(lm, PROMPTS, SAMPLES, 14, law or Law(), seed, slots)
 
 
 @pytest.mark.parametrize("kind", CAUSAL)
@@ -79,8 +80,8 @@ def test_many_short_rows_pass_through_few_places():
     """The columns move to the left as old rows leave: the slab is not as long as the whole work."""
     lm = model("qwen3")
     prompts = [[3 + i % 50, 4 + i % 7] for i in range(40)]
-    found = local.generate(lm, prompts, [[0, 1]] * 40, 6, Law(), 1, slots=3)
-    assert found == local.generate(lm, prompts, [[0, 1]] * 40, 6, Law(), 1)
+    found = generate(lm, prompts, [[0, 1]] * 40, 6, Law(), 1, slots=3)
+    assert found == generate(lm, prompts, [[0, 1]] * 40, 6, Law(), 1)
     slab = Lean(lm, 3, 2, 6).slab
     assert slab.shape[2:5:2] == (3, 2 + 2 * 6)
 
@@ -90,10 +91,10 @@ def test_rows_that_are_over_may_stay_until_many_are(monkeypatch):
     lm = model("qwen3")
     lm.model.generation_config.eos_token_id = list(range(2, 10))
     prompts = [[3 + i % 50, 4 + i % 7] for i in range(60)]
-    expected = local.generate(lm, prompts, [[0]] * 60, 20, Law(), 1)
+    expected = generate(lm, prompts, [[0]] * 60, 20, Law(), 1)
     assert len({len(row[0].ids) for row in expected}) > 10, "rows end at different times"
     monkeypatch.setattr(local, "RETIRE", 0.4)
-    assert local.generate(lm, prompts, [[0]] * 60, 20, Law(), 1, slots=10) == expected
+    assert generate(lm, prompts, [[0]] * 60, 20, Law(), 1, slots=10) == expected
 
 
 def test_large_weights_are_not_copied(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,13 +11,14 @@ from scipy import stats
 
 from architectures import CAUSAL, RECURRENT, NoWords, build
 from autodidact.batch import batch_of
-from autodidact.engines import local
-from autodidact.engines.law import Law, draw, prompt_key, uniform
+from autodidact.engine import Request
+from autodidact.engines.local import Local
+from autodidact.law import Law, draw, prompt_key, uniform
 from autodidact.model import LM
 from autodidact.models import Models
 from autodidact.rollouts.sample import Sample
 from autodidact.view import plain
-from toys import WORDS, random_qwen, toy_task
+from toys import WORDS, generate, random_qwen, toy_task
 
 PROMPTS = [[7, 8, 9], [10, 11, 12, 13, 14, 15, 16, 17], [20], [30, 31, 32, 33, 34]]
 
@@ -153,7 +155,7 @@ def test_truncated_laws_store_both_log_probabilities(qwen):
 def test_the_first_tokens_have_the_law_they_are_drawn_from(qwen):
     """Chi-square over 4000 samples of one prompt; fails for a right engine with chance 1e-4."""
     draws = 4000
-    found = local.generate(qwen, [PROMPTS[0]], [list(range(draws))], 1, Law(), 11)[0]
+    found = generate(qwen, [PROMPTS[0]], [list(range(draws))], 1, Law(), 11)[0]
     logits = qwen.model(torch.tensor([PROMPTS[0]])).logits[0, -1].detach()
     expected = logits.softmax(-1) * draws
     counts = torch.bincount(torch.tensor([each.ids[0] for each in found]), minlength=WORDS).double()
@@ -166,7 +168,7 @@ def test_the_first_tokens_have_the_law_they_are_drawn_from(qwen):
 
 def test_second_tokens_have_the_law_given_the_first(qwen):
     """The same one step on, after the most frequent first token that does not end."""
-    found = local.generate(qwen, [PROMPTS[0]], [list(range(4000))], 2, Law(0.6), 11)[0]
+    found = generate(qwen, [PROMPTS[0]], [list(range(4000))], 2, Law(0.6), 11)[0]
     longer = [each.ids for each in found if len(each.ids) == 2]
     firsts = [first for first, _ in longer]
     first = max(set(firsts), key=firsts.count)
@@ -182,26 +184,24 @@ def test_second_tokens_have_the_law_given_the_first(qwen):
 
 
 def test_a_completion_does_not_depend_on_what_stands_beside_it(qwen):
-    together = ids(local.generate(qwen, PROMPTS, [list(range(8))] * 4, 12, Law(), 3))
+    together = ids(generate(qwen, PROMPTS, [list(range(8))] * 4, 12, Law(), 3))
     assert any(len(each) < 12 for row in together for each in row), "rows leave the batch early"
     for prompt, expected in zip(PROMPTS, together, strict=True):
-        assert ids(local.generate(qwen, [prompt], [list(range(8))], 12, Law(), 3)) == [expected]
+        assert ids(generate(qwen, [prompt], [list(range(8))], 12, Law(), 3)) == [expected]
         for sample in (0, 5):
-            assert ids(local.generate(qwen, [prompt], [[sample]], 12, Law(), 3)) == [
-                [expected[sample]]
-            ]
-    backwards = local.generate(qwen, PROMPTS[::-1], [list(range(8))[::-1]] * 4, 12, Law(), 3)
+            assert ids(generate(qwen, [prompt], [[sample]], 12, Law(), 3)) == [[expected[sample]]]
+    backwards = generate(qwen, PROMPTS[::-1], [list(range(8))[::-1]] * 4, 12, Law(), 3)
     assert [row[::-1] for row in ids(backwards)][::-1] == together
 
 
 def test_another_seed_is_another_draw_and_samples_differ(qwen):
-    one, two = (ids(local.generate(qwen, PROMPTS, [[0, 1, 2]] * 4, 12, Law(), s)) for s in (0, 1))
+    one, two = (ids(generate(qwen, PROMPTS, [[0, 1, 2]] * 4, 12, Law(), s)) for s in (0, 1))
     assert one != two
     assert all(len({tuple(each) for each in row}) == 3 for row in one)
 
 
 def test_greedy_is_greedy_of_transformers(qwen):
-    found = local.generate(qwen, PROMPTS, [[0]] * 4, 15, Law(0.0), 0)
+    found = generate(qwen, PROMPTS, [[0]] * 4, 15, Law(0.0), 0)
     for prompt, [completion] in zip(PROMPTS, found, strict=True):
         ids = torch.tensor([prompt])
         expected = qwen.model.generate(
@@ -224,14 +224,12 @@ def test_the_sampling_defaults_of_a_model_have_no_effect(tokenizer):
     }.items():  # fmt: skip
         setattr(trap.model.generation_config, name, value)
     for law in (Law(), Law(0.0)):
-        one, two = (
-            local.generate(lm, PROMPTS, [[0, 1]] * 4, 10, law, 0) for lm in (plain_model, trap)
-        )
+        one, two = (generate(lm, PROMPTS, [[0, 1]] * 4, 10, law, 0) for lm in (plain_model, trap))
         assert one == two
 
 
 def test_every_end_token_ends_and_nothing_else_does(qwen):
-    found = local.generate(qwen, PROMPTS, [list(range(16))] * 4, 8, Law(), 0)
+    found = generate(qwen, PROMPTS, [list(range(16))] * 4, 8, Law(), 0)
     flat = [each for row in found for each in row]
     assert {each.finished for each in flat} == {True, False}
     assert len({each.ids[-1] for each in flat if each.finished}) > 3
@@ -254,7 +252,7 @@ def test_the_batch_says_which_rows_finished(qwen):
 def test_ragged_prompts_are_each_read_as_if_alone(tokenizer):
     """Padding on the left, against the model's own unpadded logits, in float64."""
     lm = random_qwen(tokenizer, dtype=torch.float64)
-    found = local.generate(lm, PROMPTS, [[0, 1]] * 4, 10, Law(), 4)
+    found = generate(lm, PROMPTS, [[0, 1]] * 4, 10, Law(), 4)
     for prompt, completions in zip(PROMPTS, found, strict=True):
         for each in completions:
             law = lm.model(torch.tensor([prompt + each.ids])).logits[0].log_softmax(-1)
@@ -266,7 +264,7 @@ def test_ragged_prompts_are_each_read_as_if_alone(tokenizer):
 def test_every_architecture_draws_what_the_trainer_scores(kind):
     """Caches, positions, sliding windows of four tokens and the head, for ragged prompts."""
     lm = LM(build(kind, CAUSAL[kind]), NoWords(), kind)
-    found = local.generate(lm, PROMPTS, [[0, 1, 2]] * 4, 12, Law(), 0)
+    found = generate(lm, PROMPTS, [[0, 1, 2]] * 4, 12, Law(), 0)
     rows = [(p, each) for p, row in zip(PROMPTS, found, strict=True) for each in row]
     assert max(len(each.ids) for _, each in rows) == 12
     task = toy_task(1)
@@ -283,12 +281,12 @@ def test_every_architecture_draws_what_the_trainer_scores(kind):
 def test_recurrent_architectures_are_refused_by_name(kind):
     lm = LM(build(kind, RECURRENT[kind]), NoWords(), kind)
     with pytest.raises(ValueError, match=r"MambaForCausalLM .*recurrent"):
-        local.generate(lm, PROMPTS, [[0]] * 4, 5, Law(), 0)
+        generate(lm, PROMPTS, [[0]] * 4, 5, Law(), 0)
 
 
 def test_a_prompt_that_does_not_fit_is_refused(qwen):
     with pytest.raises(ValueError, match=r"8 tokens and 249 new ones .* context of 256"):
-        local.generate(qwen, PROMPTS, [[0]] * 4, 249, Law(), 0)
+        generate(qwen, PROMPTS, [[0]] * 4, 249, Law(), 0)
 
 
 @pytest.mark.parametrize("wrong", [{"n": 0}, {"length": 0}])
@@ -308,3 +306,58 @@ def test_a_prompt_that_recurs_gets_other_completions(tiny):
     [both] = complete(Models(tiny), [prompt], 16, 40, Law(2.0), 0)
     assert [each.ids for each in first + second] == [each.ids for each in both]
     assert [each.ids for each in first] != [each.ids for each in second]
+
+
+# ------------------------------------------------------------------ what is asked
+
+
+def test_a_draw_goes_on_where_it_was_cut(qwen):
+    """Asked for in two pieces, a completion is the one that is drawn at once."""
+    whole = [Request(tuple(prompt), k, 12) for prompt in PROMPTS for k in range(6)]
+    at_once = Local().draw(qwen, whole, Law(), 3).completions
+    first = Local().draw(qwen, [replace(r, length=5) for r in whole], Law(), 3).completions
+    later = [
+        (i, replace(r, length=7, begun=tuple(f.ids)))
+        for i, (r, f) in enumerate(zip(whole, first, strict=True))
+        if not f.finished
+    ]
+    assert 5 < len(later) < len(whole)
+    rest = Local().draw(qwen, [request for _, request in later], Law(), 3).completions
+    joined = list(first)
+    for (i, _), piece in zip(later, rest, strict=True):
+        joined[i] = first[i].followed(piece)
+    for one, two in zip(at_once, joined, strict=True):
+        assert one.ids == two.ids and one.finished == two.finished
+        assert one.logp == pytest.approx(two.logp, abs=1e-6)
+
+
+def test_every_request_has_a_length_of_its_own(qwen):
+    asked = [Request(tuple(PROMPTS[0]), k, length) for k, length in enumerate((1, 9, 3, 9, 6))]
+    found = Local(slots=2).draw(qwen, asked, Law(), 0).completions
+    alone = [Local().draw(qwen, [request], Law(), 0).completions[0] for request in asked]
+    assert [each.ids for each in found] == [each.ids for each in alone]
+    assert all(len(f.ids) == r.length or f.finished for f, r in zip(found, asked, strict=True))
+
+
+@pytest.mark.parametrize("law", [Law(0.7, top_k=3), Law(1.3, top_p=0.6), Law(1.0, min_p=0.2)])
+def test_the_words_that_truncation_left_are_kept(qwen, law):
+    """The raw log-probabilities over them, renormalised, are those of the law."""
+    task = toy_task(6)
+    models = Models(qwen)
+    batch = Sample(2, 5, law)(task.train, models, task, 0)
+    support = batch.take("support")
+    assert support.shape[:2] == batch.ids.shape and (support[~batch.own] == -1).all()
+    with torch.no_grad():
+        trunk = qwen.hidden(batch.ids, batch.real, use_cache=False).last_hidden_state
+        logits = qwen.head().logits(trunk[:, :-1].flatten(0, 1)).unflatten(0, (len(batch), -1))
+        raw = (logits / law.temperature).log_softmax(-1)
+    for row, column in batch.own.nonzero().tolist():
+        kept = support[row, column]
+        kept, own = kept[kept >= 0], raw[row, column - 1]
+        word = int(batch.ids[row, column])
+        assert word in kept.tolist()
+        assert float(own[word]) == pytest.approx(float(batch.take("raw")[row, column]), abs=1e-5)
+        law_logp = float(own[word] - own[kept].logsumexp(0))
+        assert law_logp == pytest.approx(float(batch.take("logp")[row, column]), abs=1e-5)
+    assert "support" not in Sample(1, 2)(task.train, models, task, 0).streams
+    assert "support" not in Sample(1, 2, Law(0.0, top_k=3))(task.train, models, task, 0).streams

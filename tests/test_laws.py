@@ -25,8 +25,8 @@ from autodidact.batch import Batch, join
 from autodidact.calls import Call
 from autodidact.checkpoint import complete as complete_checkpoints
 from autodidact.divergence import Divergence, Support
-from autodidact.engines.law import Law
 from autodidact.grade import grade
+from autodidact.law import Law
 from autodidact.losses.divergence import Estimator
 from autodidact.method import Method, Rollout, token_mean
 from autodidact.models import Models

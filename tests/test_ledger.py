@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from autodidact import calls
-from autodidact.engines import local
+from autodidact.engines.local import Local
 from autodidact.evaluate import Evaluation
 from autodidact.ledger import COLUMNS, Ledger
 from autodidact.methods.grpo import grpo
@@ -65,14 +65,14 @@ class Fed:
 @pytest.fixture
 def fed(monkeypatch):
     counter = Fed()
-    generate = local.generate
+    draw = Local.draw
 
-    def counted(*args, **kwargs):
-        found = generate(*args, **kwargs)
-        counter.drawn += sum(len(each.ids) for row in found for each in row)
+    def counted(*args):
+        found = draw(*args)
+        counter.drawn += sum(len(each.ids) for each in found.completions)
         return found
 
-    monkeypatch.setattr(local, "generate", counted)
+    monkeypatch.setattr(Local, "draw", counted)
     return counter
 
 

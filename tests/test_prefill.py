@@ -10,15 +10,15 @@ from transformers import DynamicCache
 
 from architectures import CAUSAL, RECURRENT, NoWords, build
 from autodidact.attention import capacity
-from autodidact.engines import local, prefill
-from autodidact.engines.law import Law
+from autodidact.engines import prefill
 from autodidact.engines.prefill import Prefilled, empty_cache, tokens_read
+from autodidact.law import Law
 from autodidact.model import LM
 from autodidact.models import Models
 from autodidact.rollouts.sample import complete
 from test_attention import MORE
 from test_attention import REFUSED as NOT_PACKED
-from toys import random_qwen
+from toys import generate, random_qwen
 
 HEAD = [(7 * i) % 50 + 5 for i in range(18)]
 TURN = [(11 * i) % 40 + 6 for i in range(17)]
@@ -113,7 +113,7 @@ def test_decoding_goes_on_as_from_a_padded_cache(tokenizer, case, padded):
     lm, prompts = random_qwen(tokenizer, sliding_window=4, **WINDOW), PROMPTS[case]
 
     def further() -> torch.Tensor:
-        cache, hidden, real, position = prefill.prefill(lm, prompts)
+        cache, hidden, real, position, _ = prefill.prefill(lm, prompts)
         source = torch.arange(len(prompts)).repeat_interleave(2)
         cache.batch_select_indices(source)
         seen, real, position = [hidden[source]], real[source], position[source]
@@ -210,9 +210,9 @@ def test_every_architecture_draws_the_same_from_packed_prompts(kind, padded):
     if kind != "gpt_neo":  # its window of columns has a table that a row alone reads otherwise
         assert_read_alone(lm, prompts, prefill.prefill(lm, prompts), 2e-5)
     samples = [[0, 1]] * 7 + [[2, 3]]
-    one = local.generate(lm, prompts, samples, 8, Law(), 0)
+    one = generate(lm, prompts, samples, 8, Law(), 0)
     padded()
-    two = local.generate(lm, prompts, samples, 8, Law(), 0)
+    two = generate(lm, prompts, samples, 8, Law(), 0)
     for found, other in zip(chain(*one), chain(*two), strict=True):
         assert found.ids == other.ids and found.finished == other.finished
         assert found.raw == pytest.approx(other.raw, abs=1e-5)

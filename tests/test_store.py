@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autodidact.engines import local
-from autodidact.engines.law import Law
+from autodidact.engines.local import Local
+from autodidact.law import Law
 from autodidact.methods.grpo import grpo
 from autodidact.models import Models
 from autodidact.rollouts.sample import Sample
@@ -50,7 +50,7 @@ def test_a_second_arm_reads_instead_of_drawing_and_pays_the_same(tokenizer, stor
     one = Sample(3, 6)(task.train, first, task, 0)
     assert len(store) == 12 and first.ledger.reused == 0
     second = sharing(random_qwen(tokenizer), store)
-    monkeypatch.setattr(local, "generate", None)  # drawing would fail
+    monkeypatch.setattr(Local, "draw", None)  # drawing would fail
     two = Sample(3, 6)(task.train, second, task, 0)
     left, right = photograph(one), photograph(two)
     assert all(torch.equal(left[name], right[name]) for name in left)
@@ -107,3 +107,13 @@ def test_two_processes_worth_of_connections_share_one_file(tmp_path):
     assert two.find({"a": 1}, [1], 0) == Completion([2], [0.0], [0.0], True)
     one.close()
     two.close()
+
+
+def test_what_truncation_left_is_stored(store):
+    written = Completion([5, 6], [-0.1, 0.0], [-0.5, -0.2], False, [[5, 9, 1], [6]])
+    store.add({"law": "top-p"}, [1, 2], 0, written)
+    store.add({"law": "whole"}, [1, 2], 0, Completion([5], [-0.1], [-0.1], True))
+    assert [found for _, _, found in store] == [
+        written,
+        Completion([5], [-0.1], [-0.1], True),
+    ]

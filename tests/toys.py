@@ -8,10 +8,13 @@ import torch
 
 from autodidact.batch import Batch
 from autodidact.divergence import Divergence
+from autodidact.engine import Request
+from autodidact.engines.local import Local
 from autodidact.head import Head
 from autodidact.model import LM
 from autodidact.problem import Problem, Task
 from autodidact.scores import Scores
+from autodidact.store import Completion
 
 WORDS = 261
 """Vocabulary of the shipped tokenizer: five special tokens and 256 bytes."""
@@ -26,6 +29,17 @@ KINDS = [
 LISTS = ("student", "teacher", "union", "intersection")
 FORMS = ("raw", "renormalised", "tail")
 """Every divergence, and over which words it may run, in the tests that go through them all."""
+
+
+def generate(lm, prompts, samples, length, law, seed, slots=256) -> list[list[Completion]]:
+    """Completions by the local engine: for each prompt those of these numbers."""
+    asked = [
+        Request(tuple(prompt), number, length)
+        for prompt, numbers in zip(prompts, samples, strict=True)
+        for number in numbers
+    ]
+    found = iter(Local(slots).draw(lm, asked, law, seed).completions)
+    return [[next(found) for _ in numbers] for numbers in samples]
 
 
 def random_qwen(tokenizer, seed: int = 0, dtype: torch.dtype = torch.float64, **options) -> LM:

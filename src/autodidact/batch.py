@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Int, Shaped
+from torch.nn.functional import pad
 
 from autodidact.names import nearest
 from autodidact.problem import Problem, Task
@@ -31,7 +32,8 @@ class Batch:
         rows: the problem of each row.
         task: where the problems come from; renders prompts and grades answers.
         temperature: temperature at which the own tokens were drawn, and are scored.
-        streams: values per token, [B, T], or per row, [B].
+        streams: values per token, [B, T] or, where there are several of each, [B, T, K], or per
+            row, [B].
     """
 
     ids: Int[torch.Tensor, "B T"]
@@ -55,10 +57,10 @@ class Batch:
     def put(self, **streams: torch.Tensor) -> Batch:
         """A new batch with these streams added or replaced; this one stays as it is."""
         for name, value in streams.items():
-            if value.shape not in (self.ids.shape, self.group.shape):
+            if self.ids.shape != value.shape[:2] and self.group.shape != value.shape:
                 raise ValueError(
-                    f"stream {name!r} has shape {tuple(value.shape)}; allowed are "
-                    f"[B, T] = {tuple(self.ids.shape)} and [B] = {tuple(self.group.shape)}"
+                    f"stream {name!r} has shape {tuple(value.shape)}; allowed are [B, T] = "
+                    f"{tuple(self.ids.shape)}, [B, T, K] and [B] = {tuple(self.group.shape)}"
                 )
         return replace(self, streams={**self.streams, **streams})
 
@@ -136,30 +138,42 @@ def batch_of(
     group: Sequence[int] | None = None,
     temperature: float = 1.0,
     tokens: Mapping[str, Sequence[Sequence[float]]] | None = None,
+    words: Mapping[str, Sequence[Sequence[Sequence[int]]]] | None = None,
     values: Mapping[str, Sequence[float]] | None = None,
+    own: Sequence[Sequence[bool]] | None = None,
 ) -> Batch:
-    """A batch of prompts, each followed by a completion whose tokens are all own.
+    """A batch of prompts, each followed by a completion.
 
     Args:
         group: the group of each row; every row its own group by default.
         tokens: [B, T] streams, given as one value for each completion token.
+        words: [B, T, K] streams, given as a list of words for each completion token; they are
+            filled up with -1.
         values: [B] streams.
+        own: which tokens of the completions the policy chose; all by default.
     """
     lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
     shape = (len(lengths), max(lengths, default=0))
     ids = torch.zeros(shape, dtype=torch.long)
-    real, own = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+    real, chosen = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     streams = {name: torch.zeros(shape) for name in tokens or {}}
+    for name, lists in (words or {}).items():
+        most = max((len(each) for row in lists for each in row), default=0)
+        streams[name] = torch.full((*shape, most), -1)
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         ids[row, : lengths[row]] = torch.tensor([*prompt, *completion], dtype=torch.long)
         real[row, : lengths[row]] = True
-        own[row, len(prompt) : lengths[row]] = True
+        here = slice(len(prompt), lengths[row])
+        chosen[row, here] = True if own is None else torch.as_tensor(own[row], dtype=torch.bool)
         for name, rows in (tokens or {}).items():
-            streams[name][row, len(prompt) : lengths[row]] = torch.as_tensor(rows[row])
+            streams[name][row, here] = torch.as_tensor(rows[row])
+        for name, lists in (words or {}).items():
+            for place, listed in enumerate(lists[row], len(prompt)):
+                streams[name][row, place, : len(listed)] = torch.tensor(listed)
     for name, column in (values or {}).items():
         streams[name] = torch.as_tensor(column, dtype=torch.float32)
     number = torch.as_tensor(list(range(len(lengths))) if group is None else list(group))
-    return Batch(ids, real, own, number, tuple(problems), task, temperature, streams)
+    return Batch(ids, real, chosen, number, tuple(problems), task, temperature, streams)
 
 
 def join(batches: Sequence[Batch]) -> Batch:
@@ -175,7 +189,11 @@ def join(batches: Sequence[Batch]) -> Batch:
     def stack(values: Sequence[torch.Tensor]) -> torch.Tensor:
         if values[0].dim() == 1:
             return torch.cat(list(values))
-        return torch.cat([torch.nn.functional.pad(v, (0, width - v.shape[1])) for v in values])
+        if values[0].dim() == 2:
+            return torch.cat([pad(v, (0, width - v.shape[1])) for v in values])
+        most = max(v.shape[2] for v in values)
+        sides = [(0, most - v.shape[2], 0, width - v.shape[1]) for v in values]
+        return torch.cat([pad(v, side, value=-1) for v, side in zip(values, sides, strict=True)])
 
     numbers, offset = [], 0
     for batch in batches:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autodidact.engines.law import Law
+from autodidact.law import Law
 from autodidact.ledger import Ledger
 from autodidact.models import Models
 from autodidact.problem import Problem, Task

@@ -15,6 +15,7 @@ class Ledger:
         generated: tokens drawn from the policy, also those of rows that were then dropped.
         reused: how many of those were read from the store instead of being drawn again.
         prefilled: prompt tokens read for generation.
+        drafted: tokens that a draft model proposed in speculative decoding.
         teacher_forward: tokens read without gradient (teachers, references, old policies).
         student_forward: tokens read with gradient.
         student_backward: tokens that a backward pass went through.
@@ -28,6 +29,7 @@ class Ledger:
     generated: int = 0
     reused: int = 0
     prefilled: int = 0
+    drafted: int = 0
     teacher_forward: int = 0
     student_forward: int = 0
     student_backward: int = 0
@@ -40,7 +42,7 @@ class Ledger:
     @property
     def total(self) -> int:
         """All forward and backward tokens, generation included."""
-        read = self.generated + self.prefilled + self.teacher_forward
+        read = self.generated + self.prefilled + self.drafted + self.teacher_forward
         return read + self.student_forward + self.student_backward
 
     def amount(self, column: str) -> float:

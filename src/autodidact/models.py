@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from autodidact.adapter import effective_weights
 from autodidact.batch import Batch
+from autodidact.engine import Engine
 from autodidact.head import Head
 from autodidact.ledger import Ledger
 from autodidact.model import LM, load
@@ -34,10 +35,12 @@ DECAY = 0.999
 class Models:
     """Role -> LM, with the ledger of what they read and the store of what they wrote."""
 
-    def __init__(self, policy: LM, store: Store | None = None):
+    def __init__(self, policy: LM, store: Store | None = None, engine: Engine | None = None):
         self.policy = policy
         self.ledger = Ledger()
         self.store = store
+        self.engine = engine
+        """What draws from the policy; `None` for the model itself, where it is."""
         self.pack = True
         """Views are read without padding, and shared prefixes once; numbers do not change."""
         self.version: str | None = None

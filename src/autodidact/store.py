@@ -24,12 +24,27 @@ class Completion:
         logp: log-probability of each under the law it was drawn from (temperature and truncation).
         raw: the same without truncation, at the same temperature.
         finished: whether an end token was drawn before the length ran out.
+        support: the words that truncation left to choose from at each token; `None` where the
+            law leaves all, and at temperature 0.
     """
 
     ids: list[int]
     logp: list[float]
     raw: list[float]
     finished: bool
+    support: list[list[int]] | None = None
+
+    def followed(self, by: Completion) -> Completion:
+        """These tokens, then those."""
+        support = None
+        if self.support is not None and by.support is not None:
+            support = self.support + by.support
+        return Completion(
+            self.ids + by.ids, self.logp + by.logp, self.raw + by.raw, by.finished, support
+        )
+
+
+FIELDS = "ids, logp, raw, finished, support"
 
 
 class Store:
@@ -40,28 +55,20 @@ class Store:
         self._base = sqlite3.connect(self.path, timeout=60, isolation_level=None)
         self._base.execute("pragma journal_mode=wal")
         self._base.execute(
-            "create table if not exists completions "
+            "create table if not exists rollouts "
             "(key text primary key, origin text, prompt blob, ids blob, logp blob, raw blob, "
-            "finished int)"
+            "finished int, support blob)"
         )
 
     def find(self, origin: dict, prompt: Sequence[int], sample: int) -> Completion | None:
         row = self._base.execute(
-            "select ids, logp, raw, finished from completions where key = ?",
-            (_key(origin, prompt, sample),),
+            f"select {FIELDS} from rollouts where key = ?", (_key(origin, prompt, sample),)
         ).fetchone()
-        if row is None:
-            return None
-        return Completion(
-            list(array("q", row[0])),
-            list(array("d", row[1])),
-            list(array("d", row[2])),
-            bool(row[3]),
-        )
+        return None if row is None else _completion(*row)
 
     def add(self, origin: dict, prompt: Sequence[int], sample: int, completion: Completion) -> None:
         self._base.execute(
-            "insert or ignore into completions values (?, ?, ?, ?, ?, ?, ?)",
+            "insert or ignore into rollouts values (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 _key(origin, prompt, sample),
                 json.dumps(origin, sort_keys=True),
@@ -70,27 +77,19 @@ class Store:
                 array("d", completion.logp).tobytes(),
                 array("d", completion.raw).tobytes(),
                 int(completion.finished),
+                _packed(completion.support),
             ),
         )
 
     def __len__(self) -> int:
-        return self._base.execute("select count(*) from completions").fetchone()[0]
+        return self._base.execute("select count(*) from rollouts").fetchone()[0]
 
     def __iter__(self) -> Iterator[tuple[dict, list[int], Completion]]:
         """Every stored rollout: its origin, the prompt and the completion."""
-        for origin, prompt, ids, logp, raw, finished in self._base.execute(
-            "select origin, prompt, ids, logp, raw, finished from completions order by rowid"
+        for origin, prompt, *fields in self._base.execute(
+            f"select origin, prompt, {FIELDS} from rollouts order by rowid"
         ):
-            yield (
-                json.loads(origin),
-                list(array("q", prompt)),
-                Completion(
-                    list(array("q", ids)),
-                    list(array("d", logp)),
-                    list(array("d", raw)),
-                    bool(finished),
-                ),
-            )
+            yield json.loads(origin), list(array("q", prompt)), _completion(*fields)
 
     def close(self) -> None:
         self._base.close()
@@ -99,3 +98,24 @@ class Store:
 def _key(origin: dict, prompt: Sequence[int], sample: int) -> str:
     text = json.dumps([origin, list(prompt), sample], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _completion(
+    ids: bytes, logp: bytes, raw: bytes, finished: int, support: bytes | None
+) -> Completion:
+    words = list(array("q", ids))
+    kept = None if support is None else _unpacked(list(array("q", support)), len(words))
+    return Completion(words, list(array("d", logp)), list(array("d", raw)), bool(finished), kept)
+
+
+def _packed(support: list[list[int]] | None) -> bytes | None:
+    """The sizes of the lists, then their words one after the other."""
+    if support is None:
+        return None
+    words = [word for kept in support for word in kept]
+    return array("q", [*map(len, support), *words]).tobytes()
+
+
+def _unpacked(numbers: list[int], tokens: int) -> list[list[int]]:
+    words = iter(numbers[tokens:])
+    return [[next(words) for _ in range(size)] for size in numbers[:tokens]]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from autodidact.engines.law import Law
+from autodidact.law import Law
 from autodidact.methods.rft import rft
 from autodidact.models import Models
 from autodidact.rollouts.choose import BestOf

@@ -97,7 +97,7 @@ def _sample(run: Path | None = None, /, **options: Any) -> None:
     from rich.text import Text
 
     from autodidact.console import printable
-    from autodidact.engines.law import Law
+    from autodidact.law import Law
     from autodidact.rollouts.sample import complete
 
     terminal, known, right = Console(highlight=False), 0, 0

@@ -21,9 +21,11 @@ class Decoder(Protocol):
 
     Attributes:
         refills: whether rows may join others that are already on their way.
+        read: prompt tokens that have been read.
     """
 
     refills: bool
+    read: int
 
     def admit(
         self, prompts: Sequence[Sequence[int]], copies: Sequence[int]
@@ -46,10 +48,11 @@ class Whole:
     refills = False
 
     def __init__(self, lm: LM):
-        self.lm = lm
+        self.lm, self.read = lm, 0
 
     def admit(self, prompts, copies):
-        self.cache, hidden, real, position = prefill(self.lm, prompts)
+        self.cache, hidden, real, position, count = prefill(self.lm, prompts)
+        self.read += count
         source = repeated(copies, hidden.device)
         self.cache.batch_select_indices(source)
         self.real, self.position = real[source], position[source]

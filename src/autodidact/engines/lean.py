@@ -39,7 +39,7 @@ class Lean:
 
     def __init__(self, lm: LM, rows: int, prompt: int, length: int):
         trunk, config = lm.base.base_model, lm.base.config.get_text_config()
-        self.lm, self.trunk, self.prompt = lm, trunk, prompt
+        self.lm, self.trunk, self.prompt, self.read = lm, trunk, prompt, 0
         self.layers = [_Layer(layer) for layer in trunk.layers]
         like = trunk.embed_tokens.weight
         # Where a row joins, the oldest one has written at most `length` tokens, and it may write as
@@ -63,6 +63,7 @@ class Lean:
 
     def admit(self, prompts, copies):
         read: Prefilled = prefill(self.lm, prompts)
+        self.read += read.read
         source = repeated(copies, read.hidden.device)
         live, count, width = len(self.start), len(source), read.real.shape[1]
         assert live + count <= self.slab.shape[2]

@@ -28,12 +28,14 @@ class Prefilled(NamedTuple):
         hidden: of the last token of each prompt.
         real: which columns hold a token.
         position: where the last token of each prompt stands for the reader.
+        read: how many tokens were read: those of a shared beginning count once.
     """
 
     cache: DynamicCache
     hidden: Float[torch.Tensor, "B D"]
     real: Bool[torch.Tensor, "B T"]
     position: Int[torch.Tensor, "B"]
+    read: int
 
 
 @torch.no_grad()
@@ -68,11 +70,12 @@ def prefill(lm: LM, prompts: Sequence[Sequence[int]]) -> Prefilled:
     if fed is not view:
         _lay_apart(read, fed, cache)
     assert view.position is not None
-    return Prefilled(cache, hidden.flatten(0, 1)[fed.at[:, -1]], view.real, view.position[:, -1])
+    last, count = hidden.flatten(0, 1)[fed.at[:, -1]], int(fed.real.sum())
+    return Prefilled(cache, last, view.real, view.position[:, -1], count)
 
 
 def tokens_read(lm: LM, prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens `prefill` reads of these prompts: those of a shared beginning count once."""
+    """How many tokens `prefill` reads of these prompts, without reading them."""
     view = ending_together(prompts, lm.device)
     return int(_fed(lm, view, empty_cache(lm)).real.sum())
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from autodidact.credits.group import group_sum
-from autodidact.engines.law import Law
+from autodidact.law import Law
 from autodidact.losses.weights import row_mean
 from autodidact.method import Method, factory
 from autodidact.rollouts.choose import BestAndWorst

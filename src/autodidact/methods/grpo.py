@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from autodidact.credits.group import Scale, group_advantage
-from autodidact.engines.law import Law
+from autodidact.law import Law
 from autodidact.losses.policy import clipped, k3
 from autodidact.losses.weights import Normalise, normalised
 from autodidact.method import Method, factory

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from autodidact.contexts import privileged
 from autodidact.divergence import ClipKind, Divergence, Form, Kind, Support, Words
-from autodidact.engines.law import Law
+from autodidact.law import Law
 from autodidact.losses.divergence import Estimator, EstimatorKind, distill
 from autodidact.method import Method, factory
 from autodidact.rollouts.sample import Sample

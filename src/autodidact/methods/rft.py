@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from autodidact.engines.law import Law
+from autodidact.law import Law
 from autodidact.losses.policy import nll
 from autodidact.method import Method, factory
 from autodidact.rollouts.choose import BestOf

@@ -12,6 +12,7 @@ COLUMNS = {
     "generated": "generated tokens",
     "reused": "generated tokens, reused",
     "prefilled": "prompt tokens for generation",
+    "drafted": "tokens proposed by a draft model",
     "teacher_forward": "teacher forward tokens",
     "student_forward": "student forward tokens",
     "student_backward": "student backward tokens",

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 
 from autodidact.batch import Batch, join
-from autodidact.engines.law import Law
 from autodidact.grade import grade
+from autodidact.law import Law
 from autodidact.method import Rollout
 from autodidact.models import Models
 from autodidact.problem import Problem, Task

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from autodidact.batch import Batch, batch_of
-from autodidact.engines import local
-from autodidact.engines.law import Law
+from autodidact.engine import Engine, Request
+from autodidact.engines.local import Local
 from autodidact.engines.prefill import tokens_read
+from autodidact.law import Law
 from autodidact.method import Rollout
 from autodidact.models import Models
 from autodidact.problem import Problem, Task
@@ -21,8 +22,9 @@ class Sample(Rollout):
     """n completions of each problem, drawn from the policy.
 
     Streams: `logp` [B, T] under the law of sampling, `raw` [B, T] the same without truncation,
-    `finished` [B], 1 where the end token came before the length ran out. Rows of one problem
-    stand together and share a group.
+    `finished` [B], 1 where the end token came before the length ran out, and where the law
+    truncates `support` [B, T, K], the words it left, filled up with -1. Rows of one problem stand
+    together and share a group.
 
     Attributes:
         n: completions of each problem.
@@ -54,41 +56,58 @@ def complete(
     law: Law,
     seed: int,
 ) -> list[list[Completion]]:
-    """n completions of each prompt by the policy, drawn, or read from the store where they lie.
+    """n completions of each prompt by the policy. A prompt that comes twice gets others then."""
+    pairs = zip(prompts, sample_numbers(prompts, n), strict=True)
+    asked = [Request(tuple(prompt), k, length) for prompt, numbers in pairs for k in numbers]
+    found = iter(answer(models, asked, law, seed))
+    return [[next(found) for _ in range(n)] for _ in prompts]
 
-    Either way the ledger counts them: an arm pays for what it uses. A prompt that comes twice
-    gets other completions the second time.
+
+def answer(
+    models: Models,
+    requests: Sequence[Request],
+    law: Law,
+    seed: int,
+    engine: Engine | None = None,
+) -> list[Completion]:
+    """A completion of each request by the policy, drawn, or read from the store where it lies.
+
+    Either way the ledger counts it: an arm pays for what it uses, prompts included.
+
+    Args:
+        engine: that of the models by default.
     """
-    numbers = sample_numbers(prompts, n)
+    maker: Engine = engine or models.engine or Local()
     store, origin = models.store, {}
-    known: dict[tuple[int, int], Completion] = {}
+    known: dict[int, Completion] = {}
     if store is not None and models.version is not None:
         origin = {
-            "version": models.version, "law": law.describe(), "length": length, "seed": seed
+            "version": models.version, "law": law.describe(), "seed": seed, "engine": maker.name
         }  # fmt: skip
-        for row, prompt in enumerate(prompts):
-            for sample in numbers[row]:
-                if (found := store.find(origin, prompt, sample)) is not None:
-                    known[row, sample] = found
+        for i, request in enumerate(requests):
+            if (found := store.find(*_named(origin, request))) is not None:
+                known[i] = found
     models.ledger.reused += sum(len(each.ids) for each in known.values())
-    missing = {
-        row: [sample for sample in numbers[row] if (row, sample) not in known]
-        for row in range(len(prompts))
-    }
-    missing = {row: samples for row, samples in missing.items() if samples}
+    missing = [i for i in range(len(requests)) if i not in known]
+    read = tokens_read(models.policy, list(dict.fromkeys(r.read for r in requests))) if known else 0
     if missing:
-        fresh = local.generate(
-            models.policy, [prompts[row] for row in missing], list(missing.values()),
-            length, law, seed,
-        )  # fmt: skip
-        for (row, samples), completions in zip(missing.items(), fresh, strict=True):
-            known |= {(row, k): each for k, each in zip(samples, completions, strict=True)}
-            if store is not None and origin:
-                for sample, completion in zip(samples, completions, strict=True):
-                    store.add(origin, prompts[row], sample, completion)
+        drawn = maker.draw(models.policy, [requests[i] for i in missing], law, seed)
+        read = read or drawn.read
+        known |= dict(zip(missing, drawn.completions, strict=True))
+        models.ledger.drafted += drawn.drafted
+        models.ledger.teacher_forward += drawn.verified
+        if store is not None and origin:
+            for i in missing:
+                store.add(*_named(origin, requests[i]), known[i])
+    models.ledger.prefilled += read
     models.ledger.generated += sum(len(each.ids) for each in known.values())
-    models.ledger.prefilled += tokens_read(models.policy, prompts)
-    return [[known[row, sample] for sample in numbers[row]] for row in range(len(prompts))]
+    return [known[i] for i in range(len(requests))]
+
+
+def _named(origin: dict, request: Request) -> tuple[dict, tuple[int, ...], int]:
+    """What determines a completion: the key of the store."""
+    more = {"length": request.length, "begun": len(request.begun)}
+    return origin | more, request.read, request.sample
 
 
 def sample_numbers(prompts: Sequence[Sequence[int]], n: int) -> list[range]:
@@ -110,6 +129,7 @@ def sampled_batch(
 ) -> Batch:
     """Completions of problems as a batch, one group for each problem."""
     rows = [(i, each) for i, completions in enumerate(drawn) for each in completions]
+    supports = [each.support for _, each in rows if each.support is not None]
     return batch_of(
         [problems[i] for i, _ in rows],
         [prompts[i] for i, _ in rows],
@@ -118,5 +138,6 @@ def sampled_batch(
         group=[i for i, _ in rows],
         temperature=law.temperature or 1.0,
         tokens={"logp": [e.logp for _, e in rows], "raw": [e.raw for _, e in rows]},
+        words={"support": supports} if law.truncates else None,
         values={"finished": [float(e.finished) for _, e in rows]},
     )

@@ -48,6 +48,11 @@ class Law:
     def greedy(self) -> bool:
         return self.temperature == 0
 
+    @property
+    def truncates(self) -> bool:
+        """Whether some words are cut off and several may be left."""
+        return not self.greedy and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
+
     def describe(self) -> dict[str, float]:
         return asdict(self)
 

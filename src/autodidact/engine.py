@@ -1,0 +1,79 @@
+"""Engines: what is asked of whatever makes tokens, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from autodidact.law import Law
+from autodidact.model import LM
+from autodidact.store import Completion
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion that is asked for.
+
+    Attributes:
+        prompt: what the policy reads first. With `sample` and the seed it names the draw.
+        sample: the number of the completion among those of its prompt.
+        length: at most so many new tokens.
+        begun: tokens that follow the prompt already. The new ones are those that a draw from the
+            prompt alone has at their places, if it went through the same tokens until there.
+    """
+
+    prompt: tuple[int, ...]
+    sample: int
+    length: int
+    begun: tuple[int, ...] = ()
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """Everything that is read before the first new token."""
+        return self.prompt + self.begun
+
+
+class Drawn(NamedTuple):
+    """What an engine made: for each request the new tokens, and what it cost.
+
+    Attributes:
+        completions: one for each request, in their order; only the new tokens.
+        read: prompt tokens that were read, shared ones once where the engine reads them once.
+        drafted: tokens that another model proposed.
+        verified: tokens that the policy read to judge proposals.
+    """
+
+    completions: list[Completion]
+    read: int
+    drafted: int = 0
+    verified: int = 0
+
+
+class Engine(Protocol):
+    """Draws from the weights of a model as they are when it is called."""
+
+    @property
+    def name(self) -> str:
+        """Part of the name of stored rollouts."""
+        ...
+
+    def draw(self, lm: LM, requests: Sequence[Request], law: Law, seed: int) -> Drawn:
+        """One completion of each request, drawn from exactly that law.
+
+        Raises:
+            ValueError: a request that does not fit the context, see `fits`, or a model, a law or
+                a server that the engine cannot serve, with the reason.
+        """
+        ...
+
+
+def fits(lm: LM, requests: Sequence[Request]) -> None:
+    """`ValueError` where a request does not fit the context of the model."""
+    for request in requests:
+        before = len(request.read)
+        if before + request.length > lm.context:
+            raise ValueError(
+                f"a prompt of {before} tokens and {request.length} new ones do not fit the "
+                f"context of {lm.context} tokens"
+            )
