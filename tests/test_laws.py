@@ -33,6 +33,11 @@ from autodidact.models import Models
 from autodidact.rollouts.choose import BestAndWorst, BestOf, WithSpread
 from autodidact.rollouts.given import Given, GivenPairs
 from autodidact.rollouts.sample import Sample
+from autodidact.rollouts.segments import Segments
+from autodidact.rollouts.speculative import Speculative
+from autodidact.rollouts.splice import Splice
+from autodidact.rollouts.tree import Tree
+from autodidact.rollouts.turns import Turns
 from autodidact.run import Run
 from autodidact.scores import Scores
 from autodidact.session import Watcher, execute
@@ -421,7 +426,14 @@ ROLLOUTS = {
     "BestOf": lambda: BestOf(6, 6, keep=2),
     "BestAndWorst": lambda: BestAndWorst(4, 6),
     "WithSpread": lambda: WithSpread(Sample(3, 6), waves=2),
+    "Speculative": lambda: Speculative(3, 6),
+    "Tree": lambda: Tree(2, (2, 4), 6),
+    "Splice": lambda: Splice(2, 3, "Wait", 3),
+    "Turns": lambda: Turns(lambda problem, said: "so", n=2, turns=2, length=3),
+    "Segments": lambda: Segments(3, 6, 6),
 }
+GIVEN = {"Splice": "Wait", "Turns": "so"}
+"""Text that a rollout puts between the tokens of the policy."""
 
 
 def defined(package: str, wanted: Callable[[Any], bool]) -> dict[str, Any]:
@@ -467,8 +479,9 @@ def test_rows_of_a_rollout_are_prompts_with_own_completions(rollout, qwen):
             batch.own[row][batch.real[row]].tolist(),
         )
         assert ids[: len(prompt)] == prompt
-        assert own == [False] * len(prompt) + [True] * (len(ids) - len(prompt))
-        assert len(ids) > len(prompt)
+        assert own[: len(prompt)] == [False] * len(prompt) and own[len(prompt)]
+        between = [word for word, chosen in zip(ids, own, strict=True) if not chosen]
+        assert qwen.decode(between[len(prompt) :]) in ("", GIVEN.get(type(rollout).__name__, ""))
     for number in batch.group.unique().tolist():
         assert (
             len(

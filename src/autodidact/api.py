@@ -44,6 +44,7 @@ def setting(
     device: str | None = None,
     untouched: str | None = None,
     trust_remote_code: bool = False,
+    engine: str | None = None,
 ) -> dict[str, Any]:
     """What is trained on what: the fields of `Spec` beside the method and the run.
 
@@ -64,6 +65,8 @@ def setting(
         device: cpu, cuda, cuda:1 ...; a GPU where there is one.
         untouched: a task that is evaluated and never trained on, to measure forgetting.
         trust_remote_code: run the code that comes with a model of the hub.
+        engine: what draws completions: local, vllm, server(url=http://127.0.0.1:8000), with
+            options of their own; local by default.
 
     Raises:
         ValueError: options that do not go together, an unknown task or tracker.
@@ -93,6 +96,7 @@ def setting(
         "thinking": thinking,
         "device": device,
         "trust_remote_code": trust_remote_code,
+        "engine": None if engine is None else calls.parse(engine),
         "untouched": None if untouched is None else calls.parse(untouched),
         "rewards": rewards,
         "track": names,

@@ -82,6 +82,15 @@ TASKS = {
 }
 
 
+def engine(name: str) -> Callable[..., Any]:
+    """The class of the engine of that name; an unknown one is a `ValueError` with the nearest."""
+    choose("engine", name, ENGINES)
+    return getattr(importlib.import_module(f"autodidact.engines.{name}"), name.title())
+
+
+ENGINES = ("local", "server", "vllm")
+
+
 def bind(function: Callable[..., Any], call: Call) -> dict[str, Any]:
     """The call's arguments after a check of their names against the function's signature."""
     allowed = list(inspect.signature(function).parameters)
@@ -95,6 +104,6 @@ def bind(function: Callable[..., Any], call: Call) -> dict[str, Any]:
 
 
 def make(kind: Callable[[str], Callable[..., Any]], call: Call) -> Any:
-    """What the call makes, `kind` being `method` or `task`."""
+    """What the call makes, `kind` being `method`, `task` or `engine`."""
     function = kind(call.name)
     return function(**bind(function, call))

@@ -41,7 +41,8 @@ class Drawn(NamedTuple):
         completions: one for each request, in their order; only the new tokens.
         read: prompt tokens that were read, shared ones once where the engine reads them once.
         drafted: tokens that another model proposed.
-        verified: tokens that the policy read to judge proposals.
+        verified: tokens that the policy read beyond those that it drew: proposals that fell, and
+            completions of another program that it read again.
     """
 
     completions: list[Completion]

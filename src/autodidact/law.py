@@ -67,7 +67,7 @@ class Law:
             raw = logits.log_softmax(-1)
             best = raw.argmax(-1, keepdim=True)
             return raw, torch.full_like(raw, -torch.inf).scatter(-1, best, 0.0)
-        raw = (logits / self.temperature).log_softmax(-1)
+        raw = (logits if self.temperature == 1 else logits / self.temperature).log_softmax(-1)
         kept = raw
         if self.top_k and self.top_k < raw.shape[-1]:
             least = kept.topk(self.top_k, dim=-1).values[:, -1:]
@@ -95,24 +95,16 @@ def draw(
     blocks = mass[:, :full].unflatten(1, (-1, size)).sum(-1)
     if full < words:
         blocks = torch.cat([blocks, mass[:, full:].sum(-1, keepdim=True)], 1)
-    block, left = _passing(blocks, uniform.double())
-    inside = block[:, None] * size + torch.arange(size, device=law.device)
+    total = blocks.double().cumsum(1)
+    # Below 1 by more than rounding, so that nothing lies beyond the last word with mass.
+    passed = uniform.double()[:, None] * (1 - 2**-52) * total[:, -1:]
+    block = torch.searchsorted(total, passed, right=True)
+    own = blocks.gather(1, block).double()
+    left = ((passed - total.gather(1, block)) / own + 1).clamp_(0, 1 - 2**-52)
+    inside = block * size + torch.arange(size, device=law.device)
     chosen = mass.gather(1, inside.clamp(max=words - 1)).masked_fill(inside >= words, 0.0)
-    return block * size + _passing(chosen, left)[0]
-
-
-def _passing(
-    mass: Float[torch.Tensor, "B K"], share: Float[torch.Tensor, "B"]
-) -> tuple[Int[torch.Tensor, "B"], Float[torch.Tensor, "B"]]:
-    """Where the cumulative mass passes a share of the total, and the share of that piece."""
-    total = mass.double().cumsum(1)
-    # Rounding may lift the largest share to the total itself, beyond the last piece.
-    below = total[:, -1].nextafter(torch.zeros_like(share))
-    passed = torch.minimum(share * total[:, -1], below)
-    index = torch.searchsorted(total, passed[:, None], right=True)
-    own = mass.gather(1, index).squeeze(1).double()
-    rest = passed - total.gather(1, index).squeeze(1) + own
-    return index.squeeze(1), (rest / own).clamp(0.0, 1.0)
+    total = chosen.double().cumsum(1)
+    return (block * size + torch.searchsorted(total, left * total[:, -1:], right=True)).squeeze(1)
 
 
 def prompt_key(prompt: Sequence[int]) -> int:

@@ -120,7 +120,17 @@ class LM:
         """The trunk's output object; its `last_hidden_state` is [R, S, D].
 
         `real` also covers the columns in a cache, if any, so that C >= S.
+
+        Raises:
+            ValueError: the model was left on paged attention, which reads other rows' tokens here.
         """
+        backend = self.base.config._attn_implementation
+        if backend.startswith("paged"):
+            raise ValueError(
+                f"{type(self.base).__name__} ({self.name}) was left on the attention {backend!r}, "
+                "as `generate_batch` of transformers does; anything else it reads would be wrong: "
+                f"call model.set_attn_implementation({backend.partition('|')[2]!r})"
+            )
         with self.reading(), torch.autocast(self.device.type, torch.bfloat16, self.autocast):
             return self.base.base_model(input_ids=ids, attention_mask=real.long(), **options)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from autodidact import calls
 from autodidact.run import Directory, describe_machine, describe_versions, git_revision
-from autodidact.spec import Spec, load_policy, make_task
+from autodidact.spec import Spec, load_policy, make_engine, make_task
 
 SHOWN = 8
 """Completions of a step written to samples.jsonl."""
@@ -52,6 +52,7 @@ def execute(
     method.rollout.problems(spec.run.rows)
     task = make_task(spec)
     untouched = None if spec.untouched is None else calls.make(calls.task, spec.untouched)
+    engine = make_engine(spec)
     from autodidact import preflight
 
     preflight.check_needs(method, task)
@@ -59,7 +60,7 @@ def execute(
     from autodidact.store import Store
     from autodidact.train import Training
 
-    models = Models(load_policy(spec))
+    models = Models(load_policy(spec), engine=engine)
     examples = preflight.check(method, models, task)
     if store is not None:
         models.store = Store(store)

@@ -12,6 +12,7 @@ from autodidact.problem import Task
 from autodidact.run import Run
 
 if TYPE_CHECKING:
+    from autodidact.engine import Engine
     from autodidact.model import LM
 
 
@@ -24,6 +25,7 @@ class Spec:
         model: hub name, folder or "tiny". precision, lora, lora_alpha, thinking, device,
             trust_remote_code: see `model.load`.
         rewards: import paths of user rewards, see `tasks.rewards`.
+        engine: what draws the completions, by name; the model itself by default.
         track: names of trackers.
     """
 
@@ -40,6 +42,7 @@ class Spec:
     untouched: Call | None = None
     rewards: str | None = None
     track: tuple[str, ...] = ()
+    engine: Call | None = None
 
     def describe(self) -> dict[str, Any]:
         return asdict(self)
@@ -48,7 +51,7 @@ class Spec:
     def of(cls, values: Mapping[str, Any]) -> Spec:
         """The spec that `describe()` described."""
         found = dict(values)
-        for name in ("method", "task", "untouched"):
+        for name in ("method", "task", "untouched", "engine"):
             if found.get(name) is not None:
                 found[name] = Call(**found[name])
         return cls(**{**found, "run": Run(**found["run"]), "track": tuple(found["track"])})
@@ -63,6 +66,11 @@ def make_task(spec: Spec) -> Task:
 
     reward = user_reward(spec.rewards, prompt=task.prompt)
     return replace(task, reward=reward, reward_reads_answers=False)
+
+
+def make_engine(spec: Spec) -> Engine | None:
+    """The engine of a spec; `None` where it names none."""
+    return None if spec.engine is None else calls.make(calls.engine, spec.engine)
 
 
 def load_policy(spec: Spec) -> LM:

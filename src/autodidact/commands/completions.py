@@ -16,13 +16,13 @@ from autodidact.calls import Call
 from autodidact.commands.options import command, function_options, pick, setting_options
 from autodidact.problem import Problem, Task
 from autodidact.run import Directory
-from autodidact.spec import Spec, load_policy, make_task
+from autodidact.spec import Spec, load_policy, make_engine, make_task
 
 if TYPE_CHECKING:
     from autodidact.models import Models
 
 WHERE = ("model", "data", "task", "columns", "test")
-HOW = ("precision", "thinking", "device", "trust_remote_code")
+HOW = ("precision", "thinking", "device", "trust_remote_code", "engine")
 RUN = Positional(
     "run",
     Positional.POSITIONAL_ONLY,
@@ -145,7 +145,8 @@ def _ready(
     from autodidact.preflight import check_held
 
     plain = checkpoint is not None and not spec.lora
-    models = Models(load_policy(replace(spec, model=str(checkpoint)) if plain else spec))
+    policy = load_policy(replace(spec, model=str(checkpoint)) if plain else spec)
+    models = Models(policy, engine=make_engine(spec))
     if checkpoint is not None and spec.lora:
         restore_weights(models.policy.model, checkpoint)
     check_held(models, task, chosen, how["length"])

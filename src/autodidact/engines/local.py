@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from autodidact.engine import Drawn, Request, fits
 from autodidact.engines.decoder import Decoder, Whole
-from autodidact.engines.lean import Lean, lean
+from autodidact.engines.lean import Lean, fast_head, lean
 from autodidact.law import Law, draw, prompt_key, uniform
 from autodidact.model import LM
 from autodidact.store import Completion
@@ -66,12 +66,12 @@ class Local:
                 sheet.admit(_together(read, taken, copies))
                 taken += copies.total()
             while True:
-                tokens, going = sheet.write(hidden)
-                left = int(going.sum())
-                if left <= RETIRE * len(going):
+                tokens = sheet.write(hidden)
+                left = int(sheet.going.sum())
+                if left <= RETIRE * len(tokens):
                     break
                 hidden = decoder.step(tokens)
-            keep = going.nonzero().squeeze(1)
+            keep = sheet.going.nonzero().squeeze(1)
             sheet.keep(keep)
             decoder.keep(keep)
             hidden = decoder.step(tokens[keep]) if left else hidden[:0]
@@ -91,85 +91,107 @@ class _Sheet:
 
     Attributes:
         alive: numbers of the completions that the rows of the decoder write.
-        at: how many tokens of each of those are written.
+        at: how many tokens of each of those stand in `drawn`; the later ones are in `fresh`.
+        going: which rows have neither ended nor reached their length.
     """
 
     def __init__(self, lm: LM, requests: Sequence[Request], law: Law, seed: int):
-        device = lm.device
-        self.head, self.law, self.seed = lm.head(), law, seed
+        device, head = lm.device, fast_head(lm)
+        self.head, self.law, self.seed = head, law, seed
         names = {prompt: prompt_key(prompt) for prompt in {r.prompt for r in requests}}
-        self.keys, self.number, self.begun, self.sizes = torch.tensor(
+        self.keys, self.number, self.begun, self.limit = torch.tensor(
             [[names[r.prompt], r.sample, len(r.begun), r.length] for r in requests],
             dtype=torch.long, device=device,
         ).T  # fmt: skip
-        self.ends = torch.tensor(sorted(lm.ends), device=device)
+        self.ending = torch.zeros(head.words, dtype=torch.bool, device=device)
+        self.ending[sorted(end for end in lm.ends if end < head.words)] = True
         # One column more than is kept: rows that are over go on writing until they are dropped.
         count, columns = len(requests), max(r.length for r in requests) + 1
         self.drawn = torch.zeros(count, columns, dtype=torch.long, device=device)
         self.logps = torch.zeros(2, count, columns, device=device)
-        self.finished = torch.zeros(count, dtype=torch.bool, device=device)
         self.alive, self.at = (torch.empty(0, dtype=torch.long, device=device) for _ in range(2))
-        self.uniforms: list[torch.Tensor] = []
+        self.fresh: list[tuple[torch.Tensor, ...]] = []
         self.supports: list[tuple[list[int], ...]] = []
+        self._begin()
 
     def admit(self, numbers: Sequence[int]) -> None:
+        self._flush()
         fresh = torch.tensor(numbers, device=self.alive.device)
         self.alive = torch.cat([self.alive, fresh])
         self.at = torch.cat([self.at, torch.zeros_like(fresh)])
-        self.uniforms = []
+        self._begin()
 
     def keep(self, rows: Int[torch.Tensor, "B"]) -> None:
-        self.alive, self.at, self.uniforms = self.alive[rows], self.at[rows], []
+        self._flush()
+        self.alive, self.at = self.alive[rows], self.at[rows]
+        self._begin()
 
-    def write(
-        self, hidden: Float[torch.Tensor, "B D"]
-    ) -> tuple[Int[torch.Tensor, "B"], Bool[torch.Tensor, "B"]]:
-        """Draw one token of each row. Returns them, and which rows go on."""
+    def _begin(self) -> None:
+        self.going = torch.ones_like(self.alive, dtype=torch.bool)
+        self.left = self.limit[self.alive] - self.at
+        self.shortest = int(self.left.min()) if len(self.alive) else 0
+        self.uniforms: list[torch.Tensor] = []
+
+    def _flush(self) -> None:
+        """Move the fresh tokens to where they belong."""
+        if self.fresh:
+            tokens, law_logp, raw_logp = (torch.stack(e, 1) for e in zip(*self.fresh, strict=True))
+            steps = torch.arange(len(self.fresh), device=self.at.device)
+            columns = (self.at[:, None] + steps).clamp(max=self.drawn.shape[1] - 1)
+            place = self.alive[:, None], columns
+            self.drawn[place] = tokens
+            self.logps[(0, *place)], self.logps[(1, *place)] = law_logp.float(), raw_logp.float()
+            self.at = self.at + len(self.fresh)
+            self.fresh = []
+
+    def write(self, hidden: Float[torch.Tensor, "B D"]) -> Int[torch.Tensor, "B"]:
+        """Draw one token of each row."""
         raw, kept = self.law.log_probs(self.head.logits(hidden))
         tokens = draw(kept, self._uniform())
-        place = self.alive, self.at.clamp(max=self.drawn.shape[1] - 1)
-        self.drawn[place] = tokens
-        chosen = tokens[:, None]
-        self.logps[(0, *place)] = kept.gather(1, chosen).squeeze(1).float()
-        self.logps[(1, *place)] = raw.gather(1, chosen).squeeze(1).float()
+        law_logp = kept.gather(1, tokens[:, None]).squeeze(1)
+        raw_logp = law_logp if kept is raw else raw.gather(1, tokens[:, None]).squeeze(1)
         if self.law.truncates:
             self._note_support(kept > -torch.inf)
-        self.at = self.at + 1
-        going = ~self.finished[self.alive] & (self.at <= self.sizes[self.alive])
-        over = going & (chosen == self.ends).any(1)
-        self.sizes[self.alive] = torch.where(over, self.at, self.sizes[self.alive])
-        self.finished[self.alive] |= over
-        return tokens, going & ~over & (self.at < self.sizes[self.alive])
+        self.fresh.append((tokens, law_logp, raw_logp))
+        self.going &= ~self.ending[tokens]
+        if len(self.fresh) >= self.shortest:
+            self.going &= self.left > len(self.fresh)
+        return tokens
 
     def _note_support(self, kept: Bool[torch.Tensor, "B V"]) -> None:
-        words = kept.nonzero()[:, 1].tolist()
-        self.supports.append((self.alive.tolist(), self.at.tolist(), kept.sum(1).tolist(), words))
+        words, columns = kept.nonzero()[:, 1].tolist(), self.at + len(self.fresh)
+        self.supports.append((self.alive.tolist(), columns.tolist(), kept.sum(1).tolist(), words))
 
     def _uniform(self) -> Float[torch.Tensor, "B"]:
         if not self.uniforms:
-            alive = self.alive
-            positions = (self.begun[alive] + self.at)[:, None] + torch.arange(
-                AHEAD, device=alive.device
-            )
-            table = uniform(self.seed, self.keys[alive, None], self.number[alive, None], positions)
+            rows, device = self.alive, self.at.device
+            first = self.begun[rows] + self.at + len(self.fresh)
+            positions = first[:, None] + torch.arange(AHEAD, device=device)
+            table = uniform(self.seed, self.keys[rows, None], self.number[rows, None], positions)
             self.uniforms = list(table.flip(1).T.contiguous())
         return self.uniforms.pop()
 
     def completions(self) -> list[Completion]:
-        sizes = self.sizes.tolist()
-        supports: list[list[list[int]] | None] = [None] * len(sizes)
-        if self.law.truncates:
-            supports = [[[] for _ in range(size)] for size in sizes]
-            for rows, columns, counts, words in self.supports:
-                rest = iter(words)
-                for row, column, count in zip(rows, columns, counts, strict=True):
-                    kept = [next(rest) for _ in range(count)]
-                    if column < sizes[row]:
-                        supports[row][column] = kept  # type: ignore[index]
+        inside = torch.arange(self.drawn.shape[1], device=self.at.device) < self.limit[:, None]
+        ends = self.ending[self.drawn] & inside
+        finished = ends.any(1)
+        sizes = torch.where(finished, ends.int().argmax(1) + 1, self.limit).tolist()
         return [
             Completion(tokens[:size], law_logp[:size], raw_logp[:size], end, support)
             for tokens, law_logp, raw_logp, size, end, support in zip(
-                self.drawn.tolist(), *self.logps.tolist(), sizes, self.finished.tolist(),
-                supports, strict=True,
+                self.drawn.tolist(), *self.logps.tolist(), sizes, finished.tolist(),
+                self._supports(sizes), strict=True,
             )
         ]  # fmt: skip
+
+    def _supports(self, sizes: Sequence[int]) -> Sequence[list[list[int]] | None]:
+        if not self.law.truncates:
+            return [None] * len(sizes)
+        found: list[list[list[int]]] = [[[] for _ in range(size)] for size in sizes]
+        for rows, columns, counts, words in self.supports:
+            rest = iter(words)
+            for row, column, count in zip(rows, columns, counts, strict=True):
+                kept = [next(rest) for _ in range(count)]
+                if column < sizes[row]:
+                    found[row][column] = kept
+        return found

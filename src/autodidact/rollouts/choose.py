@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 
@@ -12,51 +13,81 @@ from autodidact.grade import grade
 from autodidact.law import Law
 from autodidact.method import Rollout
 from autodidact.models import Models
+from autodidact.names import choose
 from autodidact.problem import Problem, Task
+from autodidact.rollouts.ranking import By, check, members, ranked
 from autodidact.rollouts.sample import Sample
 
 
 @dataclass(frozen=True)
 class BestOf(Rollout):
-    """The best of n completions by reward, of those that earn at least `least`.
+    """The best of n completions of each problem.
 
     Equal completions of a problem count once, ties go to the earlier sample, and a problem
-    without a good completion contributes no row. Streams: those of `Sample` and `grade`.
+    without a good completion contributes no row. What was chosen is no sample of the policy any
+    more: `logp` still belongs to the plain draw, and `selected` says so.
+
+    Streams: those of `Sample`, by reward also those of `grade`, and `selected` [B], 1 for all.
 
     Attributes:
         keep: at most this many completions of each problem.
+        least: what a completion is ranked by must reach this; by default 1 for a reward, and
+            anything otherwise.
+        by: "reward" of the task; "certainty" (2502.18581), the mean divergence of the uniform law
+            to the policy's; "likelihood", the mean log-probability of its tokens; "confidence"
+            (2510.13501), the mean probability of the tokens of its final answer; "majority", one
+            vote each for its final answer; "borda" (2502.18581), votes weighed by certainty. A
+            vote leaves only completions that gave the winning answer.
+        power: of the Borda vote: 0 is the majority, infinity the answer of the surest.
+
+    Raises:
+        ValueError: `keep` outside 1 to n, a power below 0, an unknown `by`; and when drawing, a
+            task that lacks the `reward` or the `final` that is asked for.
     """
 
     n: int = 8
     length: int = 1024
     keep: int = 1
-    least: float = 1.0
+    least: float | None = None
     law: Law = field(default_factory=Law)
+    by: By = "reward"
+    power: float = 0.5
 
     def __post_init__(self):
         if not 1 <= self.keep <= self.n:
             raise ValueError(f"keep={self.keep} of n={self.n} completions: it must be from 1 to n")
+        if not self.power >= 0:
+            raise ValueError(f"power={self.power} is not allowed: it must be at least 0")
+        choose("by", self.by, get_args(By))
 
     def __call__(self, problems: Sequence[Problem], models: Models, task: Task, seed: int) -> Batch:
-        drawn = Sample(self.n, self.length, self.law)(problems, models, task, seed)
-        batch = grade(drawn, models)
+        check(self.by, task)
+        batch = Sample(self.n, self.length, self.law)(problems, models, task, seed)
+        if self.by == "reward":
+            batch = grade(batch, models)
+        merit = ranked(self.by, batch, models, self.power)
+        least = self.least
+        if least is None:
+            least = 1.0 if self.by == "reward" else -torch.inf
         chosen = []
-        for rows in _groups(batch):
+        for rows in members(batch):
             seen: set[tuple[int, ...]] = set()
-            for row in sorted(rows, key=lambda row: -_reward(batch, row)):
+            good = [row for row in rows if merit[row] >= least]
+            for row in sorted(good, key=lambda row: -merit[row]):
                 text = tuple(batch.ids[row][batch.own[row]].tolist())
-                if _reward(batch, row) >= self.least and text not in seen and len(seen) < self.keep:
+                if text not in seen and len(seen) < self.keep:
                     seen.add(text)
                     chosen.append(row)
-        return batch.select(sorted(chosen))
+        best = batch.select(sorted(chosen))
+        return best.put(selected=torch.ones(len(best)))
 
 
 @dataclass(frozen=True)
 class BestAndWorst(Rollout):
     """Of n completions the first of highest and the first of lowest reward: a preference pair.
 
-    A problem whose completions all earn the same contributes no pair. Streams: those of
-    `BestOf`, and `side` [B], +1 for chosen and -1 for rejected.
+    A problem whose completions all earn the same contributes no pair. Streams: those of `Sample`
+    and `grade`, and `side` [B], +1 for chosen and -1 for rejected.
     """
 
     n: int = 8
@@ -71,7 +102,7 @@ class BestAndWorst(Rollout):
         drawn = Sample(self.n, self.length, self.law)(problems, models, task, seed)
         batch = grade(drawn, models)
         chosen: list[int] = []
-        for rows in _groups(batch):
+        for rows in members(batch):
             scorable = [row for row in rows if _reward(batch, row) > -torch.inf]
             if len({_reward(batch, row) for row in scorable}) > 1:
                 chosen.append(max(scorable, key=lambda row: _reward(batch, row)))
@@ -104,19 +135,12 @@ class WithSpread(Rollout):
         groups = 0
         for start in range(0, len(problems), wanted):
             batch = grade(self.inner(problems[start : start + wanted], models, task, seed), models)
-            good = [rows for rows in _groups(batch) if _spread(batch, rows)][: wanted - groups]
+            good = [rows for rows in members(batch) if _spread(batch, rows)][: wanted - groups]
             groups += len(good)
             kept.append(batch.select([row for rows in good for row in rows]))
             if groups == wanted:
                 break
         return join(kept)
-
-
-def _groups(batch: Batch) -> list[list[int]]:
-    members: dict[int, list[int]] = {}
-    for row, group in enumerate(batch.group.tolist()):
-        members.setdefault(group, []).append(row)
-    return list(members.values())
 
 
 def _reward(batch: Batch, row: int) -> float:

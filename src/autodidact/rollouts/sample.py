@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autodidact.batch import Batch, batch_of
@@ -126,8 +126,16 @@ def sampled_batch(
     drawn: Sequence[Sequence[Completion]],
     task: Task,
     law: Law,
+    *,
+    own: Sequence[Sequence[bool]] | None = None,
+    tokens: Mapping[str, Sequence[Sequence[float]]] | None = None,
 ) -> Batch:
-    """Completions of problems as a batch, one group for each problem."""
+    """Completions of problems as a batch, one group for each problem.
+
+    Args:
+        own: which tokens of each completion the policy chose; all by default.
+        tokens: further [B, T] streams, one value for each token of each completion.
+    """
     rows = [(i, each) for i, completions in enumerate(drawn) for each in completions]
     supports = [each.support for _, each in rows if each.support is not None]
     return batch_of(
@@ -137,7 +145,10 @@ def sampled_batch(
         task,
         group=[i for i, _ in rows],
         temperature=law.temperature or 1.0,
-        tokens={"logp": [e.logp for _, e in rows], "raw": [e.raw for _, e in rows]},
+        tokens={
+            "logp": [e.logp for _, e in rows], "raw": [e.raw for _, e in rows], **(tokens or {})
+        },
         words={"support": supports} if law.truncates else None,
         values={"finished": [float(e.finished) for _, e in rows]},
-    )
+        own=own,
+    )  # fmt: skip

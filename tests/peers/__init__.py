@@ -1,0 +1,1 @@
+"""Engines beside the real thing, each in an environment of its own."""
