@@ -20,7 +20,7 @@ MODEL = {"model": {"end": 4, "pad": 0, "template": True}}
 HEALTHY: dict[str, Any] = {
     "kind": "step", "loss": 0.5, "grad_norm": 1.0, "skipped": 0, "empty": 0, "signal": 0.4,
     "truncated": 0.1, "spread": 0.6, "reward": 0.4, "unscorable": 0.0, "tv": 0.2,
-    "mismatch_mean": 1e-6, "mismatch_max": 1e-5, "ess": 1.0,
+    "mismatch_mean": 1e-6, "mismatch_max": 1e-5, "ess": 1.0, "staleness": 0.0,
 }  # fmt: skip
 FAULTS: dict[str, dict[str, Any]] = {
     "Every completion was cut off": {"truncated": 1.0},
@@ -37,6 +37,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     },
     "More than a fifth of the completions could not be scored": {"unscorable": 0.3},
     "Sampler and trainer disagree": {"mismatch_max": 0.5},
+    "The weights had moved far": {"mismatch_max": 0.5, "ess": 0.3, "staleness": 2.0},
     "Loss or gradient was not finite": {"skipped": 1},
 }  # fmt: skip
 

@@ -16,9 +16,9 @@ from autodidact import calls
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "autodidact"
 CORE = (
-    "adapter", "attention", "batch", "calls", "checkpoint", "contexts", "diagnose", "divergence", "engine", "grade",
+    "adapter", "ahead", "attention", "batch", "calls", "checkpoint", "contexts", "diagnose", "divergence", "engine", "grade",
     "head", "law", "ledger", "measure", "method", "model", "models", "names", "pack", "parallel", "problem",
-    "questions", "run", "scores", "spec", "statistics", "store", "sweep", "train", "trial", "view",
+    "questions", "run", "scores", "spec", "statistics", "store", "sweep", "threads", "train", "trial", "view",
 )  # fmt: skip
 PARTS = ("credits", "engines", "losses", "rollouts")
 LINES = 280

@@ -28,6 +28,7 @@ from autodidact.divergence import Divergence, Support
 from autodidact.grade import grade
 from autodidact.law import Law
 from autodidact.losses.divergence import Estimator
+from autodidact.losses.policy import nll
 from autodidact.method import Method, Rollout, token_mean
 from autodidact.models import Models
 from autodidact.rollouts.choose import BestAndWorst, BestOf, WithSpread
@@ -125,9 +126,20 @@ ROWS = {
     "grpo": Row(
         {"n": 3, "length": 5, "kl": 0.1, "clip": 0.05}, equal_rewards, {"n": 4, "length": 12}
     ),
+    "grpo: corrected": Row(
+        {
+            "n": 3, "length": 5, "correct": "sequence", "cap": 1.1, "top_k": 6, "epochs": 2,
+            "kl": 0.1,
+        },
+        equal_rewards,
+        {"n": 4, "length": 12},
+    ),
     "dr_grpo": Row({"n": 3, "length": 5}, equal_rewards, {"n": 4, "length": 12}),
     "dapo": Row({"n": 3, "length": 5, "waves": 2}, equal_rewards, {"n": 4, "length": 12}),
     "opsd": Row({"n": 2, "length": 5, "divergence": "jsd"}, untold_teacher, {"length": 12}),
+    "opsd: corrected": Row(
+        {"n": 2, "length": 5, "correct": "mask", "cap": 1.1}, untold_teacher, {"n": 2, "length": 12}
+    ),
     "opsd: sampled": Row({"n": 2, "length": 5, **SAMPLED}, untold_teacher, {"length": 12, **SAMPLED}),
     "opsd: list": Row({"n": 2, "length": 5, **LISTED}, untold_teacher, {"length": 12, **LISTED}),
     "opsd: raw": Row({"n": 2, "length": 5, **RAW}, untold_teacher, {"length": 12, **RAW}),
@@ -545,6 +557,8 @@ LOSSES = {
     "distill": lambda f, b: f(*student_and_teacher(b), b, Estimator(SEEN, "k2", 1.5, 0.5)),
     "advantage": lambda f, b: f(*student_and_teacher(b), Estimator(SEEN, "advantage", None, 0.5)),
     "nll": lambda f, b: f({"policy": about(b, words(b))}, b),
+    "both_laws": lambda f, b: sum(f(about(b, words(b)), b)),
+    "corrected": lambda f, b: f(nll, "sequence", 1.5)({"policy": about(b, words(b))}, b),
     "sequence_mean": lambda f, b: f(b),
     "constant": lambda f, b: f(b, 7),
     "row_mean": lambda f, b: f(b),

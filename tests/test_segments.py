@@ -8,16 +8,19 @@ from dataclasses import replace
 import pytest
 import torch
 
+from autodidact import checkpoint
 from autodidact.batch import join
 from autodidact.law import Law
 from autodidact.methods.rft import rft
+from autodidact.methods.sft import sft
+from autodidact.microscope import look
 from autodidact.models import Models
 from autodidact.rollouts.sample import Sample
 from autodidact.rollouts.segments import Segments
 from autodidact.run import Run
 from autodidact.train import Training
 from autodidact.view import plain
-from toys import perturb, photograph, toy_task
+from toys import perturb, photograph, random_qwen, toy_task
 
 LENGTH = 9
 
@@ -157,3 +160,35 @@ def test_nonsense_is_refused(qwen):
     with pytest.raises(ValueError, match="do not fit the context of 256"):
         segments(task.train, models, task, 1)
     assert not segments.pool.paths and not segments.pool.calls
+
+
+def test_a_run_goes_on_with_what_was_being_written(tokenizer, tmp_path):
+    """Stopped and resumed after any step, it ends as the run that was not stopped."""
+
+    def training() -> Training:
+        method = replace(sft(), rollout=Segments(1, 9, 3, law=Law(0.8)), needs=())
+        return Training(method, Models(random_qwen(tokenizer)), toy_task(8), Run(steps=4, rows=4))
+
+    whole = training()
+    lines = [whole.advance()[1] for _ in range(4)]
+    for stop in (1, 2, 3):
+        first, second = training(), training()
+        for _ in range(stop):
+            first.advance()
+        checkpoint.restore(second, checkpoint.save(first, tmp_path / str(stop)))
+        rest = [second.advance()[1] for _ in range(4 - stop)]
+        for one, two in zip(lines[stop:], rest, strict=True):
+            one, two = ({k: v for k, v in x.items() if k != "ledger"} for x in (one, two))
+            assert one == two
+    assert any(line.get("rows", 0) != 4 for line in lines), "some were still being written"
+
+
+def test_what_is_being_written_is_neither_looked_at_nor_drawn_ahead(tokenizer):
+    models, task = Models(random_qwen(tokenizer)), toy_task(8)
+    method = replace(sft(), rollout=Segments(1, 9, 3), needs=())
+    method.rollout(task.train[:4], models, task, 0)
+    before = method.rollout.state()
+    look(method, models, task, task.test)
+    assert method.rollout.state() == before and before["paths"]
+    with pytest.raises(ValueError, match="staleness=1: what Segments draws depends on"):
+        Training(replace(method, stale=True), models, task, Run(steps=1, rows=4, staleness=1))

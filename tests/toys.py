@@ -159,7 +159,8 @@ def padded(batch: Batch, columns: int = 3, rubbish: float = 3.0) -> Batch:
 
     def wide(value: torch.Tensor) -> torch.Tensor:
         fill = False if value.dtype == torch.bool else type(value.flatten()[0].item())(rubbish)
-        return torch.nn.functional.pad(value, (0, columns), value=fill)
+        sides = (0, 0) * (value.dim() - 2) + (0, columns)
+        return torch.nn.functional.pad(value, sides, value=fill)
 
     return replace(
         batch, ids=wide(batch.ids), real=wide(batch.real), own=wide(batch.own),

@@ -20,7 +20,6 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
-from threading import RLock
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -63,10 +62,6 @@ def capacity(trunk: Any) -> int | None:
     return min(config.hidden_size, getattr(config, "max_position_embeddings", config.hidden_size))
 
 
-_ONE_AT_A_TIME = RLock()
-"""What transformers looks up is the same for all threads."""
-
-
 @contextmanager
 def inside_documents(trunk: Any, view: View) -> Iterator[dict[str, Any]]:
     """While this is open, a forward pass of the trunk over the view stays inside its documents.
@@ -82,7 +77,6 @@ def inside_documents(trunk: Any, view: View) -> Iterator[dict[str, Any]]:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as ATTENTIONS
 
     with ExitStack() as stack:
-        stack.enter_context(_ONE_AT_A_TIME)
         if way(trunk) == "segments":
             stack.enter_context(_answer(MASKS, backend, _segments(view, backend)))
             stack.enter_context(_answer(ATTENTIONS, backend, _by_segment(ATTENTIONS.get(backend))))

@@ -2,7 +2,7 @@
 
     step-000100/
         config.json, model.safetensors, tokenizer ...   loadable by `from_pretrained` (or peft)
-        training/optimizer.safetensors, ema-*.safetensors, state.json
+        training/optimizer.safetensors, ema-*.safetensors, ahead-*.safetensors, state.json
         manifest.json                                    written last: size and SHA-256 of each file
 
 A checkpoint is written under a temporary name and renamed when it is complete. Tensors are
@@ -23,14 +23,21 @@ from autodidact.ledger import Ledger
 if TYPE_CHECKING:
     import torch
 
+    from autodidact.ahead import Made
+    from autodidact.batch import Batch
     from autodidact.train import Training
 
+FIELDS = ("ids", "real", "own", "group")
+STREAM = "stream."
 KEPT = 2
 """Checkpoints of regular saving that stay; older ones are deleted when a new one is complete."""
 
 
 def save(training: Training, folder: Path, name: str | None = None) -> Path:
-    """Write a checkpoint of a training into `folder`, whole or not at all."""
+    """Write a checkpoint of a training into `folder`, whole or not at all.
+
+    Batches that are being drawn ahead are part of it: they are waited for.
+    """
     from safetensors.torch import save_file
 
     target = folder / (name or f"step-{training.step:06d}")
@@ -46,12 +53,17 @@ def save(training: Training, folder: Path, name: str | None = None) -> Path:
     for number, (_, lm) in enumerate(averages.items()):
         weights = {key: value.contiguous() for key, value in lm.model.named_parameters()}
         save_file(weights, temporary / "training" / f"ema-{number}.safetensors")
+    ahead = [] if training.ahead is None else training.ahead.made()
+    for number, made in enumerate(ahead):
+        save_file(_tensors(made.batch), temporary / "training" / f"ahead-{number}.safetensors")
     state = {
         "step": training.step,
         "position": training.position,
         "skips": training.skips,
         "ledger": training.models.ledger.counts(),
         "averages": list(averages),
+        "ahead": [_described(made) for made in ahead],
+        "rollout": training.method.rollout.state(),
         "optimizer": groups,
     }
     (temporary / "training" / "state.json").write_text(json.dumps(state, indent=1))
@@ -115,6 +127,25 @@ def restore(training: Training, checkpoint: Path) -> None:
     training.skips = state["skips"]
     training.models.ledger = Ledger.of(state["ledger"])
     training.models.version = None
+    if state["rollout"] is not None:
+        training.method.rollout.restore(state["rollout"])
+    _restore_ahead(training, checkpoint, state["ahead"])
+
+
+def _restore_ahead(training: Training, checkpoint: Path, ahead: list[dict[str, Any]]) -> None:
+    from safetensors.torch import load_file
+
+    if len(ahead) > training.run.staleness:
+        raise ValueError(
+            f"checkpoint {checkpoint} holds {len(ahead)} batches that were drawn ahead, more than "
+            f"staleness={training.run.staleness} allows"
+        )
+    if training.ahead is not None:
+        made = []
+        for number, described in enumerate(ahead):
+            tensors = load_file(checkpoint / "training" / f"ahead-{number}.safetensors")
+            made.append(_made(training, training.step + number, tensors, described))
+        training.ahead.put_back(made)
 
 
 def restore_weights(model: Any, checkpoint: Path) -> None:
@@ -127,6 +158,45 @@ def restore_weights(model: Any, checkpoint: Path) -> None:
         set_peft_model_state_dict(model, load_file(checkpoint / "adapter_model.safetensors"))
     else:
         load_model(model, checkpoint / "model.safetensors")
+
+
+def _tensors(batch: Batch) -> dict[str, torch.Tensor]:
+    """Everything of a batch that is a tensor; streams under `stream.` and their name."""
+    fields = {name: getattr(batch, name) for name in FIELDS}
+    streams = {f"{STREAM}{name}": value for name, value in batch.streams.items()}
+    return {name: value.contiguous().clone() for name, value in (fields | streams).items()}
+
+
+def _described(made: Made) -> dict[str, Any]:
+    """The rest: rows as places among the problems of the step, and what the batch cost."""
+    place = {id(problem): number for number, problem in enumerate(made.problems)}
+    return {
+        "rows": [place[id(problem)] for problem in made.batch.rows],
+        "temperature": made.batch.temperature,
+        "spent": made.spent.counts(),
+    }
+
+
+def _made(
+    training: Training, step: int, tensors: dict[str, torch.Tensor], described: dict[str, Any]
+) -> Made:
+    from autodidact.ahead import Made
+    from autodidact.batch import Batch
+
+    problems, _ = training.asked(step)
+    streams = {
+        name.removeprefix(STREAM): value
+        for name, value in tensors.items()
+        if name.startswith(STREAM)
+    }
+    batch = Batch(
+        **{name: tensors[name] for name in FIELDS},
+        rows=tuple(problems[place] for place in described["rows"]),
+        task=training.task,
+        temperature=described["temperature"],
+        streams=streams,
+    )
+    return Made(problems, batch, Ledger.of(described["spent"]))
 
 
 def _flatten(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:

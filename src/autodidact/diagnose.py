@@ -95,10 +95,17 @@ RULES = (
         "Look at samples.jsonl for what they have in common.",
     ),
     _rule(
-        "warning", ("mismatch_max",), lambda x: x["mismatch_max"] > 0.1,
+        "warning", ("mismatch_max",),
+        lambda x: x["mismatch_max"] > 0.1 and not x.get("staleness"),
         "Sampler and trainer disagree about the sampled tokens by more than 0.1 nats",
         "Ratios and advantages are then those of another policy.",
-        "Sample in the trainer's precision and without top-k, top-p or min-p.",
+        "Sample in the trainer's precision, or weigh the tokens by correct='token'.",
+    ),
+    _rule(
+        "warning", ("ess", "staleness"), lambda x: x["staleness"] > 0 and x["ess"] < 0.5,
+        "The weights had moved far from those that drew the tokens",
+        "Importance weights then rest on less than half of the tokens, or are cut.",
+        "Lower staleness or the learning rate.",
     ),
     _rule(
         "error", ("skipped",), lambda x: x["skipped"] == 1,

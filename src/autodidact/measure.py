@@ -23,7 +23,8 @@ class Tally:
     the gradient in the logits with a clip to that without. mass, teacher_mass: what student and
     teacher give to the words of a top-k. signal: mean size of what a token is told.
     mismatch_mean, mismatch_max: |log p of the trainer - log p of the sampler| at the tokens
-    sampled. ess: effective sample size of the ratios of the two, as a share.
+    sampled, before the first update on them, both without truncation. ess: effective sample size
+    of the ratios of the two, as a share.
     """
 
     sums: dict[str, float] = field(default_factory=dict)
@@ -63,6 +64,36 @@ class Tally:
         if count:
             found |= {"mismatch_max": self.largest, "ess": total**2 / (count * squares)}
         return self.notes | found
+
+
+def describe(batch: Batch) -> dict[str, float | None]:
+    """What a batch of rollouts looks like: rewards, lengths, ends; `None` where not known."""
+    if not len(batch):
+        return {}
+    found: dict[str, float | None] = {
+        "rows": len(batch), "length": float(batch.own.sum(1).float().mean())
+    }  # fmt: skip
+    for name, key in (("reward", "reward"), ("correct", "accuracy")):
+        values = batch.streams.get(name)
+        known = None if values is None else values[~values.isnan()]
+        found[key] = float(known.mean()) if known is not None and len(known) else None
+    if "reward" in batch.streams:
+        found["unscorable"] = float(batch.take("reward").isnan().float().mean())
+        found["spread"] = spread(batch)
+    if "finished" in batch.streams:
+        found["truncated"] = 1 - float(batch.take("finished").mean())
+    return found
+
+
+def staleness(batch: Batch, updates: int) -> float | None:
+    """Updates made since those of the weights that drew the tokens, mean over own tokens.
+
+    `None` where nothing was drawn: the batch has no stream `updates`.
+    """
+    if "updates" not in batch.streams:
+        return None
+    drawn = batch.take("updates").view(len(batch), -1).expand_as(batch.own)
+    return float((updates - drawn[batch.own]).mean())
 
 
 def spread(batch: Batch) -> float | None:

@@ -52,6 +52,18 @@ class Rollout(ABC):
             raise ValueError(f"rows={rows} must be a multiple of the {self.n} rows of a problem")
         return rows // self.n
 
+    def state(self) -> Mapping[str, Any] | None:
+        """What lasts from one call to the next, as JSON has it; `None` where nothing does."""
+        return None
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        raise AssertionError(f"{type(self).__name__} keeps nothing")
+
+    def fresh(self) -> Rollout:
+        """The same rollout, which has kept nothing yet."""
+        return self
+
     @abstractmethod
     def __call__(
         self, problems: Sequence[Problem], models: Models, task: Task, seed: int
@@ -88,6 +100,8 @@ class Method:
         unit: "group" keeps the rows of a group in one piece when a batch is split.
         needs: the fields of `Problem` that it cannot do without.
         epochs: updates made on one batch of rollouts.
+        stale: its loss is right on tokens that older weights drew, as it has a ratio to the law
+            that drew them, or takes them as given; what `Run.staleness` above 0 asks for.
         signal: [B, T], what each token is told: shown in the token view, and its mean size is
             logged. Takes (scores, batch, loss values).
         signal_name: what that number is, such as "divergence to the teacher (nats)".
@@ -102,6 +116,7 @@ class Method:
     unit: Unit = "row"
     needs: tuple[str, ...] = ()
     epochs: int = 1
+    stale: bool = False
     signal: Callable[..., Float[torch.Tensor, "B T"]] = loss_itself
     signal_name: str = "loss (nats)"
     name: str = ""

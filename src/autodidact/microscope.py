@@ -29,7 +29,7 @@ def look(
     """
     spent, models.ledger = models.ledger, Ledger(optimizer_steps=models.ledger.optimizer_steps)
     try:
-        batch = method.rollout(problems, models, task, seed)
+        batch = method.rollout.fresh()(problems, models, task, seed)
         if not len(batch):
             return {**_named(method), "problems": []}
         if task.correct is not None or task.reward is not None:

@@ -63,6 +63,32 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Within:
+    """log p(x) - log sum_{v in S} p(v): the token's law renormalised over a list S of words.
+
+    What a sweep calls the targets of a token are the token itself, then the words of its list,
+    which hold it too, filled up with -1. d / d logits = 1[v = x] - 1[v in S] p_v / p(S).
+    """
+
+    values: tuple[str, ...] = ("within",)
+    notes: tuple[str, ...] = NOTED
+
+    def answer(self, logp, logq, targets, pull):
+        token, words = targets[:, 0], targets[:, 1:]
+        p = logp.exp()
+        noted = [_quantity(name, logp, p, token)[0] for name in self.notes]
+        inside = logp.gather(-1, words.clamp(min=0)).masked_fill(words < 0, LOWEST)
+        mass = inside.logsumexp(-1, keepdim=True)
+        chosen = logp.gather(-1, token[:, None])
+        gradient = None
+        if pull is not None:
+            slope = torch.zeros_like(logp).scatter(-1, token[:, None], 1.0)
+            slope = slope.scatter_add(-1, words.clamp(min=0), -(inside - mass).exp())
+            gradient = pull[0][:, None] * slope
+        return [(chosen - mass).squeeze(-1)], noted, gradient
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A divergence of the student's law to the teacher's, see `autodidact.divergence`.
 

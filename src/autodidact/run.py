@@ -39,6 +39,10 @@ class Run:
         save_every: steps between checkpoints; 0 saves at the end only.
         keep: "best" also keeps the checkpoint of the best sampled accuracy on the validation
             half of the held-out problems; results are then read on the other half.
+        staleness: updates that the weights which draw a batch may lag behind. Above 0, the batch of
+            step s is drawn by the weights before update s - staleness, in a thread, while the
+            trainer works on earlier ones; at 0 by those before update s. A batch is charged when
+            it is learned from: what a budget leaves drawn and unused at its end is not.
         max_skips: updates in a row that may be skipped for a loss or gradient that is not finite.
     """
 
@@ -59,6 +63,7 @@ class Run:
     eval_length: int | None = None
     save_every: int = 0
     keep: Keep = "last"
+    staleness: int = 0
     max_skips: int = 3
 
     def __post_init__(self):
@@ -68,7 +73,8 @@ class Run:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}={value} is not allowed: it must be above 0")
-        for name in ("warmup", "weight_decay", "grad_clip", "eval_points", "save_every"):
+        least = ("warmup", "weight_decay", "grad_clip", "eval_points", "save_every", "staleness")
+        for name in least:
             if getattr(self, name) < 0:
                 raise ValueError(
                     f"{name}={getattr(self, name)} is not allowed: it must be at least 0"

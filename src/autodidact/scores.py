@@ -14,8 +14,15 @@ from jaxtyping import Bool, Float, Int
 
 from autodidact.divergence import Divergence
 from autodidact.head import Head
-from autodidact.questions import Comparison, Reading
+from autodidact.questions import Comparison, Reading, Within
 from autodidact.sweep import Question, Side, Walk, sizes
+
+
+@dataclass
+class _Listed(Walk):
+    """A walk with several words for each token, as `Within` takes them."""
+
+    targets: Int[torch.Tensor, "N K"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,24 @@ class Scores:
         """Several of `logp`, `entropy`, `rank`, `self_certainty` in one sweep over the head."""
         return replace(self, weight=None)._ask(Reading(names))
 
+    def within(self, words: Int[torch.Tensor, "B T K"]) -> Float[torch.Tensor, "B T"]:
+        """log p(x) - log sum_{v listed} p(v): of each token, renormalised over some words.
+
+        With the words that a truncated law left (stream `support`) it is the log-probability of
+        that law, at these weights. Leaves the notes `logp` and `entropy`, of the whole law.
+
+        Args:
+            words: of each asked token, itself among them, filled up with -1.
+        """
+        listed = words[self.asked]
+        token = self.targets[:, None]
+        assert (listed == token).any(1).all(), "a token is one of the words that were left"
+        # Few sizes: where the work is compiled, it is compiled for each.
+        free = (1 << (listed.shape[1] - 1).bit_length()) - listed.shape[1]
+        targets = torch.cat([token, torch.nn.functional.pad(listed, (0, free), value=-1)], 1)
+        student = Side(self.hidden, self.head, self.temperature)
+        return self._answers(_Listed(Within(), student, None, targets))["within"]
+
     def divergence(self, teacher: Scores, kind: Divergence) -> Float[torch.Tensor, "B T"]:
         """Divergence of this law (student) to the teacher's, token by token.
 
@@ -121,10 +146,12 @@ class Scores:
         if teacher is not None:
             other = Side(teacher.hidden.detach(), teacher.head.detach(), teacher.temperature)
         student = Side(self.hidden, self.head, self.temperature)
-        walk = Walk(question, student, other, self.targets, self.weight)
+        return self._answers(Walk(question, student, other, self.targets, self.weight))
+
+    def _answers(self, walk: Walk) -> dict[str, Float[torch.Tensor, "B T"]]:
         values, notes = walk.run()
-        self.notes.update(zip(question.notes, map(self._dense, notes), strict=True))
-        return dict(zip(question.values, map(self._dense, values), strict=True))
+        self.notes.update(zip(walk.question.notes, map(self._dense, notes), strict=True))
+        return dict(zip(walk.question.values, map(self._dense, values), strict=True))
 
     def _dense(self, values: Float[torch.Tensor, "N"]) -> Float[torch.Tensor, "B T"]:
         return values.new_zeros(self.asked.shape).masked_scatter(self.asked, values)

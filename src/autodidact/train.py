@@ -6,15 +6,17 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from autodidact.ahead import Ahead, dated
 from autodidact.batch import Batch
 from autodidact.grade import grade
 from autodidact.ledger import peak_bytes
-from autodidact.measure import Tally, spread
+from autodidact.measure import Tally, describe, staleness
 from autodidact.method import Method
 from autodidact.models import Models
 from autodidact.problem import Problem, Task
@@ -51,6 +53,7 @@ class Training:
     Attributes:
         step: updates made or skipped so far. position: problems taken so far.
         skips: updates skipped in a row, for a loss or gradient that is not finite.
+        ahead: what draws the batches of later steps; `None` where each is drawn in its own.
     """
 
     method: Method
@@ -61,9 +64,13 @@ class Training:
     position: int = 0
     skips: int = 0
     optimizer: torch.optim.Optimizer = field(init=False)
+    ahead: Ahead | None = field(init=False, default=None)
 
     def __post_init__(self):
         run = self.run
+        if run.staleness and self.method.rollout.draws:
+            self._may_be_stale()
+            self.ahead = Ahead(self.method.rollout, self.task, self.models)
         if run.steps is None and run.column in DRAWN and not self.method.rollout.draws:
             raise ValueError(
                 f"method {self.method.name!r} draws nothing, so a budget of {run.column!r} would "
@@ -71,6 +78,21 @@ class Training:
             )
         self.optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.run.lr, weight_decay=self.run.weight_decay
+        )
+
+    def _may_be_stale(self) -> None:
+        if self.method.rollout.state() is not None:
+            raise ValueError(
+                f"staleness={self.run.staleness}: what {type(self.method.rollout).__name__} draws "
+                "depends on what it drew before, so it cannot be drawn ahead; take staleness=0"
+            )
+        if self.method.stale:
+            return
+        known = "correct" in (self.method.arguments or {})
+        raise ValueError(
+            f"staleness={self.run.staleness}: the loss of {self.method.name!r} takes every token "
+            "as drawn by the weights that learn from it; "
+            + ("give correct='token', or take staleness=0" if known else "take staleness=0")
         )
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -88,19 +110,51 @@ class Training:
             warm *= (1 + math.cos(math.pi * self.fraction)) / 2
         return self.run.lr * warm
 
+    @property
+    def count(self) -> int:
+        """Problems of a step."""
+        return self.method.rollout.problems(self.run.rows)
+
+    def asked(self, step: int) -> tuple[list[Problem], int]:
+        """The problems of this step or a later one, and the seed of its draws."""
+        position = self.position + (step - self.step) * self.count
+        # Large strides keep the draws of neighbouring seeds and steps apart.
+        seed = self.run.seed * 1_000_003 + step
+        return problems_at(self.task.train, position, self.count, self.run.seed), seed
+
+    def drawn(self) -> Batch:
+        """The batch of this step. Those that the weights of now draw for later are ordered."""
+        rollout, ledger = self.method.rollout, self.models.ledger
+        if self.ahead is None:
+            problems, seed = self.asked(self.step)
+            batch = rollout(problems, self.models, self.task, seed)
+            return dated(batch, ledger.optimizer_steps) if rollout.draws else batch
+        first = self.step + len(self.ahead.waiting)
+        last = self.step + self.run.staleness
+        if self.run.steps is not None:
+            last = max(self.step, min(last, self.run.steps - 1))
+        if first <= last:
+            still = self.ahead.still(self.models)
+            for step in range(first, last + 1):
+                problems, seed = self.asked(step)
+                self.ahead.order(problems, still, seed)
+        return self.ahead.take(ledger)
+
+    def close(self) -> None:
+        """Forget what was drawn ahead, at the end of a run."""
+        if self.ahead is not None:
+            self.ahead.close()
+
     def advance(self) -> tuple[Batch, dict[str, Any]]:
         """One step: take problems, draw, learn. Returns the batch and what was measured."""
-        started, rate = time.monotonic(), self.rate()
-        rollout = self.method.rollout
-        count = rollout.problems(self.run.rows)
-        problems = problems_at(self.task.train, self.position, count, self.run.seed)
-        # Large strides keep the draws of neighbouring seeds and steps apart.
-        batch = rollout(problems, self.models, self.task, self.run.seed * 1_000_003 + self.step)
+        started, rate, count = time.monotonic(), self.rate(), self.count
+        batch = self.drawn()
         if "reward" not in batch.streams and "raw" in batch.streams:
             batch = grade(batch, self.models)
         batch = batch.to(self.models.policy.device)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        age = staleness(batch, self.models.ledger.optimizer_steps) if len(batch) else None
         measured = learn(self.method, self.models, batch, self.optimizer, self.run)
         self.models.version = None
         self.models.after_step()
@@ -110,6 +164,7 @@ class Training:
         self.models.ledger.seconds += time.monotonic() - started
         self.models.ledger.peak_bytes = max(self.models.ledger.peak_bytes, peak_bytes())
         line = {"kind": "step", "step": self.step, "lr": rate, **measured, **describe(batch)}
+        line |= {} if age is None else {"staleness": age}
         return batch, line | {"ledger": self.models.ledger.counts()}
 
 
@@ -166,25 +221,6 @@ def backward(method: Method, models: Models, piece: Batch, tally: Tally | None) 
     return float(loss.detach())
 
 
-def describe(batch: Batch) -> dict[str, float | None]:
-    """What a batch of rollouts looks like: rewards, lengths, ends; `None` where not known."""
-    if not len(batch):
-        return {}
-    found: dict[str, float | None] = {
-        "rows": len(batch), "length": float(batch.own.sum(1).float().mean())
-    }  # fmt: skip
-    for name, key in (("reward", "reward"), ("correct", "accuracy")):
-        values = batch.streams.get(name)
-        known = None if values is None else values[~values.isnan()]
-        found[key] = float(known.mean()) if known is not None and len(known) else None
-    if "reward" in batch.streams:
-        found["unscorable"] = float(batch.take("reward").isnan().float().mean())
-        found["spread"] = spread(batch)
-    if "finished" in batch.streams:
-        found["truncated"] = 1 - float(batch.take("finished").mean())
-    return found
-
-
 def fit(
     training: Training,
     on_step: Callable[[Batch, dict[str, Any]], None],
@@ -203,20 +239,21 @@ def fit(
         points = [point for point in points if point > training.fraction]
     elif points[0] == 0.0:
         on_point(points.pop(0))
-    while points:
-        batch, line = training.advance()
-        on_step(batch, line)
-        if training.skips >= run.max_skips:
-            raise FloatingPointError(
-                f"{training.skips} updates in a row had a loss or gradient that is not finite"
-            )
-        empty = empty + 1 if line["empty"] else 0
-        if empty == EMPTY:
-            raise ValueError(
-                f"{EMPTY} steps in a row had no row to learn from: no verified answer, no pair, no "
-                "spread of rewards; raise n or take other problems"
-            )
-        passed = [point for point in points if point <= training.fraction + 1e-9]
-        if passed:
-            points = points[len(passed) :]
-            on_point(passed[-1])
+    with closing(training):
+        while points:
+            batch, line = training.advance()
+            on_step(batch, line)
+            if training.skips >= run.max_skips:
+                raise FloatingPointError(
+                    f"{training.skips} updates in a row had a loss or gradient that is not finite"
+                )
+            empty = empty + 1 if line["empty"] else 0
+            if empty == EMPTY:
+                raise ValueError(
+                    f"{EMPTY} steps in a row had no row to learn from: no verified answer, no "
+                    "pair, no spread of rewards; raise n or take other problems"
+                )
+            passed = [point for point in points if point <= training.fraction + 1e-9]
+            if passed:
+                points = points[len(passed) :]
+                on_point(passed[-1])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from autodidact.losses.importance import Correct
 from autodidact.method import Method, factory
 from autodidact.methods.grpo import grpo
 
@@ -13,6 +14,8 @@ def dapo(
     epochs: int = 1,
     waves: int = 3,
     temperature: float = 1.0,
+    correct: Correct | None = None,
+    cap: float = 2.0,
 ) -> Method:
     """DAPO: GRPO with clip-higher, a mean over tokens, and no groups without spread.
 
@@ -26,8 +29,9 @@ def dapo(
 
     Args:
         waves: at most this many times the problems of a step are tried to fill it.
+        correct, cap: as in `grpo`; not of the paper.
     """
     return grpo(
         n, length, clip, clip_high, normalise="token", epochs=epochs, waves=waves,
-        temperature=temperature,
+        temperature=temperature, correct=correct, cap=cap,
     )  # fmt: skip

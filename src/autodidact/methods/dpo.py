@@ -56,6 +56,7 @@ def dpo(
         views=views,
         weigh=row_mean,
         unit="group",
+        stale=True,
         needs=() if given else ("answer",),
         signal=lambda scores, batch, values: margins(scores, batch).detach(),
         signal_name="implicit reward of the token",

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+from autodidact.losses.importance import Correct
 from autodidact.method import Method, factory
 from autodidact.methods.grpo import grpo
 
 
 @factory
-def dr_grpo(n: int = 8, length: int = 1024, clip: float = 0.2, temperature: float = 1.0) -> Method:
+def dr_grpo(
+    n: int = 8,
+    length: int = 1024,
+    clip: float = 0.2,
+    temperature: float = 1.0,
+    correct: Correct | None = None,
+    cap: float = 2.0,
+) -> Method:
     """Dr. GRPO: GRPO without its two biases.
 
     A_i = R_i - mean R;  L = -(1/B) sum_i (1/length) sum_t min(rho A, clip(rho) A). The missing
@@ -17,5 +25,11 @@ def dr_grpo(n: int = 8, length: int = 1024, clip: float = 0.2, temperature: floa
     Shapes: one value per own token. Raises: as `grpo`.
     Degenerates to: (n-1)/n times RLOO's direction at ratio 1; `grpo` without scale when all
     answers have the length `length`.
+
+    Args:
+        correct, cap: as in `grpo`; not of the paper.
     """
-    return grpo(n, length, clip, scale="none", normalise="constant", temperature=temperature)
+    return grpo(
+        n, length, clip, scale="none", normalise="constant", temperature=temperature,
+        correct=correct, cap=cap,
+    )  # fmt: skip

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from autodidact.credits.group import Scale, group_advantage
 from autodidact.law import Law
+from autodidact.losses.importance import Correct, Correction, both_laws
 from autodidact.losses.policy import clipped, k3
 from autodidact.losses.weights import Normalise, normalised
 from autodidact.method import Method, factory
@@ -22,17 +23,24 @@ def grpo(
     epochs: int = 1,
     waves: int = 1,
     temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    correct: Correct | None = None,
+    cap: float = 2.0,
 ) -> Method:
     """Group Relative Policy Optimization: rewards compared within the answers to one question.
 
     A_i = (R_i - mean R) / (std R + 1e-4) over the group (std with n - 1), the same at every token;
-    L = -(1/B) sum_i (1/T_i) sum_t min(rho A, clip(rho, 1-clip, 1+clip_high) A) + kl * k3.
+    L = -(1/B) sum_i (1/T_i) sum_t min(rho A, clip(rho, 1-clip, 1+clip_high) A) + kl * k3,
+    rho = p(y_t) / mu(y_t), mu the law that drew y; with top_k or top_p both are renormalised over
+    the words that were left. With `correct` rho = p / p_old, p_old the trainer's own before the
+    update, and the first term is multiplied by the weight of p_old / mu, as in verl and TRL.
 
     Source: DeepSeekMath, arXiv 2402.03300. The paper's kl is 0.04; recipes since use 0.
-    Needs: `answer`. Detached: advantages, old and reference log-probabilities. k3 has the value
-    of KL(policy, reference), while its gradient is that of KL(reference, policy).
+    Needs: `answer`. Detached: advantages, weights, old and reference log-probabilities. k3 has
+    the value of KL(policy, reference), while its gradient is that of KL(reference, policy).
     Shapes: one value per own token.
-    Raises: ValueError for n < 2, and before the run on problems without answers.
+    Raises: ValueError for n < 2 or a cap < 1, and before the run on problems without answers.
     Degenerates to: REINFORCE with a group baseline for epochs=1 (the ratio is 1, nothing is
     clipped); nothing is learned from a group whose rewards are equal.
 
@@ -43,23 +51,36 @@ def grpo(
         scale: "none" leaves out the division by the standard deviation (Dr. GRPO).
         normalise: "sequence" as in the paper, "token" (DAPO), "constant" = `length` (Dr. GRPO).
         waves: above 1, groups without spread are replaced from that many times as many problems.
+        correct: weigh tokens drawn by another engine or older weights: by "token", by "sequence",
+            or "mask" those too far apart.
+        cap: of those weights.
     """
     if n < 2:
         raise ValueError(f"n={n}: a group needs at least 2 completions to compare")
     high = clip if clip_high is None else clip_high
-    sample = Sample(n, length, Law(temperature))
+    sample = Sample(n, length, Law(temperature, top_k, top_p))
+    correction = None if correct is None else Correction(correct, cap)
 
     def credit(batch, models):
-        return group_advantage(batch, scale)
+        batch = group_advantage(batch, scale)
+        if correction is None or epochs == 1:
+            return batch
+        return batch.put(old=both_laws(models.score(plain(batch), batch), batch)[0])
 
     def views(batch, models):
         own = {"policy": plain(batch)}
         return own if kl == 0 else {**own, "reference": plain(batch, "initial")}
 
     def loss(scores, batch):
-        logp = scores["policy"].logp
-        value = clipped(logp, batch.take("raw"), batch.take("advantage"), clip, high)
-        return value if kl == 0 else value + kl * k3(logp, scores["reference"].logp)
+        now, then = both_laws(scores["policy"], batch)
+        old = then if correction is None else batch.streams.get("old", now.detach())
+        value = clipped(now, old, batch.take("advantage"), clip, high)
+        if correction is not None:
+            value = value * correction.weights(old, then, batch.own)
+        if kl == 0:
+            return value
+        logp = scores["policy"].logp if "support" in batch.streams else now
+        return value + kl * k3(logp, scores["reference"].logp)
 
     return Method(
         WithSpread(sample, waves) if waves > 1 else sample,
@@ -69,6 +90,7 @@ def grpo(
         normalised(normalise, length),
         needs=("answer",),
         epochs=epochs,
+        stale=True,
         signal=lambda scores, batch, values: batch.take("advantage"),
         signal_name="advantage",
     )

@@ -4,6 +4,7 @@ from autodidact.contexts import privileged
 from autodidact.divergence import ClipKind, Divergence, Form, Kind, Support, Words
 from autodidact.law import Law
 from autodidact.losses.divergence import Estimator, EstimatorKind, distill
+from autodidact.losses.importance import Correct, corrected
 from autodidact.method import Method, factory
 from autodidact.rollouts.sample import Sample
 from autodidact.view import plain, reread
@@ -29,6 +30,8 @@ def opsd(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    correct: Correct | None = None,
+    cap: float = 2.0,
 ) -> Method:
     """On-Policy Self-Distillation: the same weights, shown the solution, judge every token.
 
@@ -65,7 +68,15 @@ def opsd(
         clip_kind: of the clip: "symmetric" cuts summands on both sides, "token" cuts whole tokens.
         rescale: divide the JSD by beta (1 - beta), so that one learning rate suits every beta.
         teacher_thinking: thinking mode of the teacher's prompt; the student's by default.
+        correct: weigh tokens drawn by another engine or older weights: by "token", by "sequence",
+            or "mask" those too far apart.
+        cap: of those weights.
     """
+    if correct is not None and ratio_clip is not None:
+        raise ValueError(
+            f"ratio_clip={ratio_clip} and correct={correct!r} weigh the same tokens twice; take "
+            "correct, whose ratio also fits top_k and top_p"
+        )
     over = Support(support, k, form)
     measured = Divergence(divergence, beta, rescale, clip, clip_kind, over)
     how = Estimator(measured, estimator, ratio_clip, discount)
@@ -79,8 +90,9 @@ def opsd(
 
     return Method(
         Sample(n, length, Law(temperature, top_k, top_p)),
-        loss,
+        corrected(loss, correct, cap),
         views=views,
         needs=("solution",),
+        stale=correct is not None or ratio_clip is not None,
         signal_name=f"{divergence} divergence to the teacher (nats)",
     )

@@ -31,4 +31,6 @@ def rft(
         least: the reward an answer must earn.
     """
     best = BestOf(n, length, n if keep is None else keep, least, Law(temperature))
-    return Method(best, nll, needs=("answer",), signal_name="negative log-likelihood (nats)")
+    return Method(
+        best, nll, needs=("answer",), stale=True, signal_name="negative log-likelihood (nats)"
+    )

@@ -35,6 +35,7 @@ FIELDS = {
     "entropy": "entropy in nats",
     "mismatch_mean": "sampler against trainer, mean |Δ log p|",
     "ess": "effective sample size, share",
+    "staleness": "updates behind, of the weights that drew",
 }
 
 SHARES = ("greedy", "sampled", "pass@k", "majority", "forgetting", "truncated")

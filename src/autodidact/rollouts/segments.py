@@ -119,6 +119,9 @@ class Segments(Rollout):
         """Everything a checkpoint must hold, as JSON has it (the problems' `meta` permitting)."""
         return asdict(self.pool)
 
+    def fresh(self) -> Segments:
+        return replace(self)
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
         self.pool.paths = [_path(**each) for each in state["paths"]]
