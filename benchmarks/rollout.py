@@ -188,7 +188,7 @@ class Vllm:
         assert self.process.stdin is not None
         asked = {
             "prompts": prompts_of(case, seed), "samples": case.samples, "length": case.new,
-            "ends": case.ends, "seed": seed,
+            "ends": case.ends,
         }  # fmt: skip
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()

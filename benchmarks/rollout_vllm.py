@@ -33,9 +33,9 @@ def main(folder: str) -> None:
         how = [
             SamplingParams(
                 temperature=1.0, max_tokens=asked["length"], n=asked["samples"], logprobs=0,
-                stop_token_ids=asked["ends"], detokenize=False, seed=asked["seed"] * 1000 + i,
+                stop_token_ids=asked["ends"], detokenize=False,
             )
-            for i in range(len(asked["prompts"]))
+            for _ in asked["prompts"]
         ]  # fmt: skip
         engine.reset_prefix_cache()
         wall, cpu = time.perf_counter(), time.process_time()

@@ -26,7 +26,7 @@ def training(lora: int = 0, teacher: str = "ema:0.5") -> Training:
 
 def weights(found: Training) -> dict[str, torch.Tensor]:
     everything = dict(found.models.policy.model.named_parameters())
-    for role, lm in found.models.averages().items():
+    for role, lm in found.models.lasting().items():
         everything |= {f"{role} {name}": value for name, value in lm.model.named_parameters()}
     return {name: value.detach().clone() for name, value in everything.items()}
 

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "src" / "autodidact"
 CORE = (
     "adapter", "ahead", "attention", "batch", "calls", "checkpoint", "contexts", "diagnose", "divergence", "engine", "grade",
     "head", "law", "ledger", "measure", "method", "model", "models", "names", "pack", "parallel", "problem",
-    "questions", "run", "scores", "spec", "statistics", "store", "sweep", "threads", "train", "trial", "view",
+    "questions", "run", "scores", "spec", "statistics", "store", "sweep", "teachers", "threads", "train", "trial", "view",
 )  # fmt: skip
 PARTS = ("credits", "engines", "losses", "rollouts")
 LINES = 280

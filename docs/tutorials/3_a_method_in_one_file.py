@@ -6,7 +6,7 @@ on each token, so only `weigh` changes.
 Run it with `python docs/tutorials/3_a_method_in_one_file.py`; it takes a few seconds.
 """
 
-from autodidact.contexts import privileged
+from autodidact.contexts import Context
 from autodidact.divergence import Divergence
 from autodidact.method import Method, factory
 from autodidact.model import load
@@ -24,7 +24,7 @@ def prefix_opsd(length: int = 1024, prefix: int = 8) -> Method:
     """OPSD on the first `prefix` tokens: L = (1/N) sum_{t <= prefix} KL(q_t || p_t)."""
 
     def views(batch, models):
-        told = reread(batch, models, privileged(batch), "initial")
+        told = reread(batch, models, Context().prompts(batch), "initial")
         return {"policy": plain(batch), "teacher": told}
 
     def loss(scores, batch):

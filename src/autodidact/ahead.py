@@ -88,7 +88,7 @@ class Ahead:
         Frozen weights are shared, so that with LoRA only the adapter is copied.
         """
         keep_apart()
-        roles, averaged = models._roles, models.averages().values()
+        roles, averaged = models._roles, models.lasting().values()
         moving = {id(p) for lm in averaged for p in lm.model.parameters()}
         shared: dict[int, Any] = {
             id(p): p

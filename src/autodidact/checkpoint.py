@@ -49,7 +49,7 @@ def save(training: Training, folder: Path, name: str | None = None) -> Path:
     policy.tokenizer.save_pretrained(temporary)
     tensors, groups = _flatten(training.optimizer.state_dict())
     save_file(tensors, temporary / "training" / "optimizer.safetensors")
-    averages = training.models.averages()
+    averages = training.models.lasting()
     for number, (_, lm) in enumerate(averages.items()):
         weights = {key: value.contiguous() for key, value in lm.model.named_parameters()}
         save_file(weights, temporary / "training" / f"ema-{number}.safetensors")

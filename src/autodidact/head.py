@@ -87,7 +87,9 @@ class Head:
         else:
             hidden = hidden.to(self.dtype)
             thin = len(hidden) < THIN and self.weight.dtype == self.dtype
-            for words, weight in self._blocks(self.words if thin or self.weight.is_cuda else BLOCK):
+            in_columns = self.weight.stride(0) == 1 and self.weight.dtype == self.dtype
+            whole = thin or in_columns or self.weight.is_cuda
+            for words, weight in self._blocks(self.words if whole else BLOCK):
                 torch.mm(hidden, weight.T, out=out[:, words])
         return out if self.bias is None else out.add_(self.bias)
 
@@ -140,6 +142,7 @@ def bend(
 ) -> tuple[Float[torch.Tensor, "n V"], Float[torch.Tensor, "n V"] | float]:
     """Logits over temperature from hidden W^T + bias, and their derivative in it."""
     if softcap is None:
-        return product * (scale / temperature), scale / temperature
+        factor = scale / temperature
+        return product if factor == 1 else product * factor, factor
     bent = (product * (scale / softcap)).tanh()
     return bent * (softcap / temperature), (1 - bent**2) * (scale / temperature)

@@ -3,6 +3,7 @@
 policy      the live weights
 initial     the weights before the first update: the LoRA adapter switched off, or a frozen copy
 ema, ema:d  exponential moving average of the effective weights, decay d (0.999 by default)
+copy:k      the effective weights of every k-th update, the initial ones until then
 <folder>    any checkpoint with the same vocabulary, frozen
 """
 
@@ -30,6 +31,8 @@ from autodidact.store import Store
 from autodidact.view import View
 
 DECAY = 0.999
+LASTING = ("ema", "copy")
+"""Kinds of roles whose weights are made of those that the policy had on the way."""
 
 
 class Models:
@@ -56,14 +59,14 @@ class Models:
     def _make(self, role: str) -> LM:
         kind, _, argument = role.partition(":")
         policy = self.policy
-        if role == "initial" or kind == "ema":
+        if role == "initial" or kind in LASTING:
             assert self.ledger.optimizer_steps == 0, f"{role!r} must be in use before an update"
         if role == "initial":
             if hasattr(policy.model, "peft_config"):
                 return replace(policy, adapter_off=True)
             return self._frozen(copy.deepcopy(policy.model))
-        if kind == "ema":
-            decay(argument)
+        if kind in LASTING:
+            decay(argument) if kind == "ema" else interval(argument)
             # Float32 even over bfloat16 weights, where a small step of the average is lost.
             stored = next(policy.model.parameters()).dtype
             wide = torch.promote_types(stored, torch.float32)
@@ -77,7 +80,7 @@ class Models:
                 raise ValueError(f"there is no folder {role!r}")
             other = load(role, device=str(policy.device), thinking=policy.thinking)
         except ValueError as error:
-            roles = ("policy", "initial", "ema")
+            roles = ("policy", "initial", "ema", "copy:100")
             raise ValueError(
                 f"role {role!r} is none of {', '.join(roles)} and no checkpoint either ({error})"
                 + nearest(role, roles)
@@ -157,19 +160,28 @@ class Models:
         return lean(self[view.role], view) if self.pack else view
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """Move the averaged roles after an update of the policy."""
-        for role, reader in self._roles.items():
+    def after_step(self, before: int) -> None:
+        """Move the lasting roles after a step.
+
+        Args:
+            before: updates that had been made before it.
+        """
+        now = self.ledger.optimizer_steps
+        for role, reader in self.lasting().items():
             kind, _, argument = role.partition(":")
-            if kind != "ema":
+            if kind == "ema":
+                share = 1 - decay(argument)
+            elif now // interval(argument) > before // interval(argument):
+                share = 1.0
+            else:
                 continue
             live = effective_weights(self.policy.model)
             for name, value in reader.model.named_parameters():
-                value.lerp_(live[name].to(value.dtype), 1 - decay(argument))
+                value.lerp_(live[name].to(value.dtype), share)
 
-    def averages(self) -> Mapping[str, LM]:
+    def lasting(self) -> Mapping[str, LM]:
         """The roles whose weights a checkpoint must hold beside the policy's."""
-        return {role: lm for role, lm in self._roles.items() if role.partition(":")[0] == "ema"}
+        return {role: lm for role, lm in self._roles.items() if role.partition(":")[0] in LASTING}
 
 
 def _cost(view: View) -> int:
@@ -186,3 +198,10 @@ def decay(argument: str) -> float:
     if not 0 <= value < 1:
         raise ValueError(f"role 'ema:{argument}': the decay must be a number from 0 to below 1")
     return value
+
+
+def interval(argument: str) -> int:
+    """The number of updates written after "copy:"; `ValueError` unless it is at least 1."""
+    if not argument.isdigit() or int(argument) < 1:
+        raise ValueError(f"role 'copy:{argument}': give the updates between copies, as in copy:100")
+    return int(argument)

@@ -57,6 +57,10 @@ class Task:
         reward_reads_answers: whether it needs `Problem.answer`; one of the user's own does not.
         final: the final answer that a completion states, normalised so that equal answers are
             equal strings (for majority votes); `None` if it states none.
+        told: the messages of a teacher who is told a text, given the problem, the kind of context
+            and the text; `contexts.TEMPLATES` by default.
+        feedback: what the environment says about a completion, `None` if nothing; how it was
+            graded by default.
     """
 
     name: str
@@ -68,6 +72,8 @@ class Task:
     reward: Reward | None = None
     final: Callable[[str], str | None] | None = None
     reward_reads_answers: bool = True
+    told: Callable[[Problem, str, str], list[Message]] | None = None
+    feedback: Callable[[Problem, str], str | None] | None = None
 
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float | None]:
         """Rewards of completions, one each; `None` where one cannot be scored."""

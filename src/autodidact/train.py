@@ -77,7 +77,7 @@ class Training:
                 "never be spent: give steps, or another budget column such as 'student_backward'"
             )
         self.optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.run.lr, weight_decay=self.run.weight_decay
+            self.parameters(), lr=self.run.lr, weight_decay=self.run.weight_decay, fused=True
         )
 
     def _may_be_stale(self) -> None:
@@ -155,9 +155,10 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         age = staleness(batch, self.models.ledger.optimizer_steps) if len(batch) else None
+        before = self.models.ledger.optimizer_steps
         measured = learn(self.method, self.models, batch, self.optimizer, self.run)
         self.models.version = None
-        self.models.after_step()
+        self.models.after_step(before)
         self.skips = self.skips + 1 if measured["skipped"] else 0
         self.step += 1
         self.position += count
@@ -194,6 +195,8 @@ def learn(
             tally.note(loss=sum(losses), grad_norm=float(norm))
         if math.isfinite(sum(losses)) and bool(norm.isfinite()):
             optimizer.step()
+            # A fused step leaves no trace, by which copies of the weights are known to be old.
+            torch.autograd.graph.increment_version(parameters)
             models.ledger.optimizer_steps += 1
         else:
             skipped = 1

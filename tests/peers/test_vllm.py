@@ -169,6 +169,10 @@ def test_continuations_are_read_after_what_is_there(report):
     assert report["begun"]["logp"] < EXACT and report["begun"]["right"]
 
 
+def test_more_prompts_than_are_read_at_a_time(report):
+    assert report["many"]["logp"] < EXACT and report["many"]["right"]
+
+
 def test_prompt_log_probabilities_are_the_trainers(report):
     assert report["prompts"] < EXACT
 

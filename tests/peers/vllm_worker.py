@@ -121,6 +121,8 @@ def main(model: str, other: str, report: str) -> None:
     found["begun"] = gap(lm, begun, engine.draw(lm, begun, Law(), 3), Law())
     found["updated"] = follow(engine, lm)
     found["lora"] = follow(engine, load(model, lora=4))
+    many = [Request(tuple((i + j) % 190 + 7 for j in range(300)), 0, 8) for i in range(40)]
+    found["many"] = gap(lm, many, engine.draw(lm, many, Law(), 0), Law())
     shared = [Request(SHARED, number, 2) for number in range(4)]
     found["read"] = [engine.draw(lm, shared, Law(), seed).read for seed in (0, 1)]
     long = [Request(SHARED * 2, 0, 24)]

@@ -201,6 +201,8 @@ class Vllm:
                 gpu_memory_utilization=self.memory,
                 kv_cache_memory_bytes=self.cache,
                 enable_prefix_caching=True,
+                # On a CPU a prompt read in pieces rewinds its generator, which cannot be done.
+                enable_chunked_prefill=not current_platform.is_cpu(),
                 enforce_eager=self.eager,
                 enable_sleep_mode=self.sleeps,
             )

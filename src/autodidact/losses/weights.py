@@ -21,6 +21,15 @@ def sequence_mean(batch: Batch) -> Float[torch.Tensor, "B T"]:
     return batch.own / length / total(torch.tensor(len(batch), device=batch.ids.device))
 
 
+def told_mean(batch: Batch) -> Float[torch.Tensor, "B T"]:
+    """One over the number of own tokens about which a teacher was told something, see `contexts`.
+
+    Other tokens do not count; it is `token_mean` where all rows were told.
+    """
+    told = batch.own * batch.take("told")[:, None] if "told" in batch.streams else batch.own
+    return told / total(told.sum()).clamp(min=1)
+
+
 def constant(batch: Batch, length: int) -> Float[torch.Tensor, "B T"]:
     """1 / (rows x length): a longer row counts more, whatever its neighbours are."""
     return batch.own / (length * total(torch.tensor(len(batch), device=batch.ids.device)))

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
-from autodidact.contexts import privileged
+from autodidact import contexts
+from autodidact.contexts import Context
 from autodidact.divergence import ClipKind, Divergence, Form, Kind, Support, Words
 from autodidact.law import Law
 from autodidact.losses.divergence import Estimator, EstimatorKind, distill
 from autodidact.losses.importance import Correct, corrected
+from autodidact.losses.weights import told_mean
 from autodidact.method import Method, factory
 from autodidact.rollouts.sample import Sample
-from autodidact.view import plain, reread
+from autodidact.teachers import Teacher
+from autodidact.view import plain
 
 
 @factory
@@ -32,67 +35,66 @@ def opsd(
     top_p: float = 1.0,
     correct: Correct | None = None,
     cap: float = 2.0,
+    context: contexts.Kind = "solution",
+    text: str | None = None,
 ) -> Method:
     """On-Policy Self-Distillation: the same weights, shown the solution, judge every token.
 
     y ~ p(.|x);  L = (1/N) sum_t D(q_t || p_t), q_t = q(.|x, solution, y_<t) the teacher and
-    p_t = p(.|x, y_<t) the student: forward KL(q||p), reverse KL(p||q), JSD_beta or total
-    variation, over the whole vocabulary or a part of it; N the own tokens of the step.
+    p_t = p(.|x, y_<t) the student, D forward KL(q||p), reverse KL(p||q), JSD or total variation.
 
     Source: Self-Distilled Reasoner, arXiv 2601.18734 (`opsd_paper` has its settings). The
-    release sums over the vocabulary and averages over tokens, as here; the paper's equation
-    averages within each answer first.
-    Needs: `solution`. Detached: the teacher, the sampling, ratios and returns.
+    release averages over tokens, as here; the paper's equation within each answer first.
+    Needs: what the context tells. Detached: the teacher, the sampling, ratios and returns.
     Shapes: one value per own token, in nats; teacher prompts may be longer than the student's.
-    Raises: ValueError at once on a combination whose expected gradient is zero or wrong, with the
-    reason; before the run on problems without a solution, on a prompt that does not fit, and on
-    an unknown divergence or teacher.
+    Raises: ValueError on a combination whose expected gradient is zero or wrong, with the reason,
+    on problems without what the context tells, and on a prompt that does not fit.
     Degenerates to: exactly zero when the teacher reads what the student reads with equal weights.
 
     Args:
-        divergence: forward covers what the teacher may say, reverse keeps to what it prefers, jsd
-            lies between, tv is 1 - acceptance of speculative decoding.
+        divergence: forward covers what the teacher may say, reverse keeps to what it prefers.
         beta: of the JSD only.
-        clip: pointwise clip of the summands (0.05 in the paper). It deletes what the teacher
-            wants more of; below about 1e-3 it pushes away from the teacher.
-        teacher: "initial", "policy" (live), "ema", "ema:0.99" or a checkpoint.
-        support: the words: full, the k likeliest of the student or teacher, their union or
-            intersection, or the sampled token alone.
+        clip: of the summands (0.05 in the paper): deletes what the teacher wants more of.
+        teacher: initial, policy (live), ema:0.99, copy:50, a checkpoint, trust:0.05 or a sum such
+            as "1.25*ema - 0.25*initial" (see `teachers.Teacher`).
+        support: full, the k likeliest of the student or teacher, or the sampled token alone.
         k: words of a list.
-        estimator: "direct" differentiates the sum over the words; "policy_gradient" holds their
-            weights constant, and is what the sampled token needs.
-        form: of a list: "tail" adds the other words as one, "renormalised" leaves them out of
-            both laws, "raw" ignores them (forward and reverse then need "policy_gradient").
+        estimator: of the gradient, see `losses.divergence`; a sampled token needs policy_gradient.
+        form: of a list: "tail" adds the other words as one, "renormalised" leaves them out.
         ratio_clip: weigh tokens by their probability now over that when sampled, cut here.
         discount: above 0, tokens answer for the reverse divergence of later ones too (MiniLLM).
         clip_kind: of the clip: "symmetric" cuts summands on both sides, "token" cuts whole tokens.
         rescale: divide the JSD by beta (1 - beta), so that one learning rate suits every beta.
         teacher_thinking: thinking mode of the teacher's prompt; the student's by default.
-        correct: weigh tokens drawn by another engine or older weights: by "token", by "sequence",
-            or "mask" those too far apart.
+        correct: weigh tokens that another engine or older weights drew: token, sequence or mask.
         cap: of those weights.
+        context: what the teacher is told, such as solution, answer or none: `contexts.Context`.
+        text: of context "system".
     """
     if correct is not None and ratio_clip is not None:
         raise ValueError(
-            f"ratio_clip={ratio_clip} and correct={correct!r} weigh the same tokens twice; take "
-            "correct, whose ratio also fits top_k and top_p"
+            f"ratio_clip={ratio_clip} and correct={correct!r} weigh tokens twice; take correct"
         )
-    over = Support(support, k, form)
-    measured = Divergence(divergence, beta, rescale, clip, clip_kind, over)
+    words = Support(support, k, form)
+    measured = Divergence(divergence, beta, rescale, clip, clip_kind, words)
     how = Estimator(measured, estimator, ratio_clip, discount)
 
+    told, judge = Context(context, text), Teacher.parse(teacher)
+
     def views(batch, models):
-        told = reread(batch, models, privileged(batch), teacher, thinking=teacher_thinking)
-        return {"policy": plain(batch), "teacher": told}
+        seen = judge.views(batch, models, told.prompts(batch), thinking=teacher_thinking)
+        return {"policy": plain(batch), **seen}
 
     def loss(scores, batch):
-        return distill(scores["policy"], scores["teacher"], batch, how)
+        return distill(scores["policy"], judge.scores(scores), batch, how)
 
     return Method(
         Sample(n, length, Law(temperature, top_k, top_p)),
         corrected(loss, correct, cap),
+        told.tell,
         views=views,
-        needs=("solution",),
+        weigh=told_mean,
+        needs=told.needs,
         stale=correct is not None or ratio_clip is not None,
         signal_name=f"{divergence} divergence to the teacher (nats)",
     )

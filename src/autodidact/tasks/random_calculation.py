@@ -17,6 +17,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from typing import Literal, get_args
@@ -93,6 +94,11 @@ def random_calculation(
         text = REFERENCE[wording].format(question=problem.question, solution=problem.solution)
         return [{"role": "user", "content": text}]
 
+    def told(problem: Problem, kind: str, text: str) -> list[Message]:
+        if kind == "system":
+            return [{"role": "user", "content": f"{text}\n{problem.question}"}]
+        return privileged(replace(problem, solution=text))
+
     def answer(completion: str) -> Fraction | None:
         return stated(completion, wording)
 
@@ -119,6 +125,7 @@ def random_calculation(
         correct=correct,
         reward=reward,
         final=final,
+        told=told if wording == "terse" else None,
     )
 
 
