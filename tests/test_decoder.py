@@ -7,8 +7,7 @@ import torch
 
 from architectures import CAUSAL, WINDOW, NoWords, build
 from autodidact.adapter import adapt
-from autodidact.engines import lean as lean_decoder
-from autodidact.engines import local
+from autodidact.engines import copies, local
 from autodidact.engines.decoder import Whole
 from autodidact.engines.lean import Lean, lean
 from autodidact.law import Law
@@ -100,10 +99,10 @@ def test_rows_that_are_over_may_stay_until_many_are(monkeypatch):
 def test_large_weights_are_not_copied(monkeypatch):
     lm, other = model("qwen2"), model("qwen2")
     expected = drawn(lm)
-    assert lm.model.base_model in lean_decoder._COPIES
-    monkeypatch.setattr(lean_decoder, "COPIED", 0)
+    assert lm.model.base_model in copies._COPIES
+    monkeypatch.setattr(copies, "COPIED", 0)
     found = drawn(other)
-    assert other.model.base_model not in lean_decoder._COPIES
+    assert other.model.base_model not in copies._COPIES
     assert ids(found) == ids(expected)
 
 

@@ -65,8 +65,8 @@ def setting(
         device: cpu, cuda, cuda:1 ...; a GPU where there is one.
         untouched: a task that is evaluated and never trained on, to measure forgetting.
         trust_remote_code: run the code that comes with a model of the hub.
-        engine: what draws completions: local, vllm, server(url=http://127.0.0.1:8000), with
-            options of their own; local by default.
+        engine: what draws completions: local, vllm, "server(url='http://127.0.0.1:8000')",
+            "speculative(draft='FOLDER')", with further options of their own; local by default.
 
     Raises:
         ValueError: options that do not go together, an unknown task or tracker.

@@ -88,7 +88,7 @@ def engine(name: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(f"autodidact.engines.{name}"), name.title())
 
 
-ENGINES = ("local", "server", "vllm")
+ENGINES = ("local", "server", "speculative", "vllm")
 
 
 def bind(function: Callable[..., Any], call: Call) -> dict[str, Any]:

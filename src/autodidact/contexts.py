@@ -9,7 +9,8 @@ Shapes: B rows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -23,19 +24,22 @@ from autodidact.problem import Message, Problem, Task
 if TYPE_CHECKING:
     from autodidact.models import Models
 
-Kind = Literal[
-    "solution", "answer", "demonstration", "feedback", "sibling", "other", "wrong", "system", "none"
-]
+ContextKind = Literal[
+    "solution", "answer", "demonstration", "feedback", "sibling", "sibling_and_feedback", "other",
+    "wrong", "system", "none",
+]  # fmt: skip
+Told = tuple[str, str]
+"""The kind of what a row is told, and the text."""
 TOLD = "_told"
-"""The key of `Problem.meta` under which the text travels."""
+"""The key of `Problem.meta` under which a `Told` travels, `None` for a row without one."""
 
 TEMPLATES = {
     "answer": "{question}\n\nThe correct final answer is: {text}\n\n"
     "Solve the problem yourself, step by step, so that it leads there.",
-    "demonstration": "Here is an example of how such a task is answered:\n{text}\n\n"
-    "Now answer this one in your own way:\n{question}",
-    "feedback": "{question}\n\nAn earlier attempt, and what became of it:\n{text}\n\n"
-    "Solve the problem correctly.",
+    "demonstration": "{question}\n\nThis is how one may answer:\n{text}\n\n"
+    "Now answer in words of your own.",
+    "feedback": "{question}\n\nOf an earlier attempt of yours this was said:\n{text}\n\n"
+    "Now solve the problem correctly.",
     "sibling": "{question}\n\nHere is a correct solution:\n{text}\n\n"
     "Now solve the problem yourself, step by step.",
     "other": "Here is another problem with its solution:\n{text}\n\n"
@@ -44,16 +48,24 @@ TEMPLATES = {
 """How a text is put to a model that follows instructions; a task may do so in words of its own."""
 
 
+LOOKING_BACK = ("feedback", "sibling", "sibling_and_feedback")
+"""Kinds that are told of completions and their rewards."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What the teacher is told.
 
     solution       the solution of the problem, in the task's words (OPSD, 2601.18734)
     answer         its final answer only
-    demonstration  the column `demonstration` of the problem, else another problem of the training
-                   split with its solution, as an example (SDFT, 2601.19897)
-    feedback       the student's own attempt and what the task says about it (SDPO, 2601.20802)
-    sibling        another completion of the group that earned at least `least` (SDPO)
+    demonstration  the column `demonstration` of the problem, else its solution, said to be one
+                   way to answer (SDFT, 2601.19897)
+    feedback       what the task says about the student's attempt (SDPO, 2601.20802), else what it
+                   earned; not the attempt, which draws a teacher towards what was written
+    sibling        another completion of the group that earned at least `least` (SDPO), and reads
+                   differently: the same one for all, whatever the order of the rows
+    sibling_and_feedback   that and, after an attempt that failed, what the task says about it, or
+                   whichever of the two there is (SDPO)
     other          another problem with its solution, said to be another one (OP2SD, 2608.09228)
     wrong          the solution of another problem, with another answer, as if it was this one's
     system         `text` as a system message: a persona, a style, a reminder
@@ -67,12 +79,12 @@ class Context:
         ValueError: an unknown kind, "system" without a text, or a text for another kind.
     """
 
-    kind: Kind = "solution"
+    kind: ContextKind = "solution"
     text: str | None = None
     least: float = 0.5
 
     def __post_init__(self):
-        choose("context", self.kind, get_args(Kind))
+        choose("context", self.kind, get_args(ContextKind))
         if (self.kind == "system") != (self.text is not None):
             raise ValueError(
                 f"context {self.kind!r} with text={self.text!r}: a text belongs to 'system', which "
@@ -84,7 +96,7 @@ class Context:
         """The fields that every problem must have."""
         return {
             "solution": ("solution",), "answer": ("answer",), "sibling": ("answer",),
-            "other": ("solution",), "wrong": ("solution",),
+            "sibling_and_feedback": ("answer",), "other": ("solution",), "wrong": ("solution",),
         }.get(self.kind, ())  # fmt: skip
 
     def tell(self, batch: Batch, models: Models) -> Batch:
@@ -93,86 +105,131 @@ class Context:
         Rows without one (no sibling that succeeded, no feedback) keep the student's prompt; what
         a teacher says about them is to be weighed by `told`.
         """
-        if self.kind in ("feedback", "sibling") and "reward" not in batch.streams:
+        if self.kind in LOOKING_BACK and "reward" not in batch.streams:
             batch = grade(batch, models)
         found = self._texts(batch, models)
         rows = tuple(
-            replace(problem, meta={**problem.meta, TOLD: text})
-            for problem, text in zip(batch.rows, found, strict=True)
+            replace(problem, meta={**problem.meta, TOLD: each})
+            for problem, each in zip(batch.rows, found, strict=True)
         )
-        told = [float(text is not None) for text in found]
+        told = [float(each is not None) for each in found]
         return replace(batch, rows=rows).put(told=torch.tensor(told, device=batch.ids.device))
 
     def prompts(self, batch: Batch) -> list[list[Message]]:
         """What the teacher reads before each completion; a row that was not told yet stands for
         itself alone, as when a run is checked before anything is drawn."""
         return [
-            self._prompt(batch.task, problem, problem.meta[TOLD])
-            if TOLD in problem.meta
-            else self._prompt(batch.task, problem, self._alone(batch.task, problem))
+            self._prompt(
+                batch.task,
+                problem,
+                problem.meta[TOLD] if TOLD in problem.meta else self._alone(batch.task, problem),
+            )
             for problem in batch.rows
         ]
 
-    def _prompt(self, task: Task, problem: Problem, text: str | None) -> list[Message]:
-        if text is None or self.kind == "none":
+    def _prompt(self, task: Task, problem: Problem, told: Told | None) -> list[Message]:
+        if told is None or self.kind == "none":
             return task.prompt(problem)
-        if self.kind in ("solution", "wrong"):
+        kind, text = told
+        if kind in ("solution", "wrong"):
             return task.privileged(replace(problem, solution=text))
         if task.told is not None:
-            return task.told(problem, self.kind, text)
+            return task.told(problem, kind, text)
         *before, last = task.prompt(problem)
-        if self.kind == "system":
-            return [{"role": "system", "content": text}, *before, last]
-        content = TEMPLATES[self.kind].format(question=last["content"], text=text)
+        if kind == "system":
+            return _headed(text, [*before, last])
+        content = TEMPLATES[kind].format(question=last["content"], text=text)
         return [*before, {**last, "content": content}]
 
-    def _texts(self, batch: Batch, models: Models) -> list[str | None]:
+    def _texts(self, batch: Batch, models: Models) -> list[Told | None]:
+        if self.kind not in LOOKING_BACK:
+            return [self._alone(batch.task, problem) for problem in batch.rows]
+        written = texts(batch, models)
         if self.kind == "feedback":
-            return _feedback(batch, texts(batch, models))
+            return [_as("feedback", said) for said in _feedback(batch, written)]
+        good = self._siblings(batch, written)
         if self.kind == "sibling":
-            return self._siblings(batch, texts(batch, models))
-        return [self._alone(batch.task, problem) for problem in batch.rows]
+            return [_as("sibling", text) for text in good]
+        return [_both(*pair) for pair in zip(good, self._failures(batch, written), strict=True)]
 
-    def _alone(self, task: Task, problem: Problem) -> str | None:
-        """What can be told of a problem without its completions."""
-        known: dict[str, Callable[[], str | None]] = {
-            "solution": lambda: problem.solution,
-            "answer": lambda: problem.answer,
-            "demonstration": lambda: problem.meta.get("demonstration") or _shown(task, problem),
-            "other": lambda: _shown(task, problem),
-            "wrong": lambda: _donor(task, problem, wrong=True).solution,
-            "system": lambda: self.text,
-            "none": lambda: "",
-        }
-        return known.get(self.kind, lambda: problem.solution)()
+    def _alone(self, task: Task, problem: Problem) -> Told | None:
+        """What can be told of a problem without its completions; the solution stands for those."""
+        if self.kind == "other":
+            other = _donor(task, problem, wrong=False)
+            return self.kind, f"{other.question}\n{other.solution}"
+        if self.kind == "wrong":
+            return _as(self.kind, _donor(task, problem, wrong=True).solution)
+        if self.kind == "demonstration":
+            return self.kind, _demonstration(problem)
+        if self.kind in LOOKING_BACK:
+            return _as("feedback" if self.kind == "feedback" else "sibling", problem.solution)
+        known = {"solution": problem.solution, "answer": problem.answer, "system": self.text}
+        return _as(self.kind, known.get(self.kind, ""))
 
     def _siblings(self, batch: Batch, written: Sequence[str]) -> list[str | None]:
-        groups, rewards = batch.group.tolist(), batch.take("reward").tolist()
-        found: list[str | None] = []
-        for row, group in enumerate(groups):
-            others = (i for i, g in enumerate(groups) if g == group and i != row)
-            good = next((i for i in others if rewards[i] >= self.least), None)
-            found.append(None if good is None else written[good])
-        return found
+        """Of each row the success of its group whose text has the least digest, if any."""
+        groups = batch.group.tolist()
+        good: dict[int, set[str]] = {}
+        for group, success, text in zip(groups, self._successes(batch), written, strict=True):
+            good.setdefault(group, set()).update([text] if success else [])
+        return [
+            min(good[group] - {text}, key=_digest, default=None)
+            for group, text in zip(groups, written, strict=True)
+        ]
+
+    def _failures(self, batch: Batch, written: Sequence[str]) -> list[str | None]:
+        """What the task says about each attempt that was no success."""
+        say = batch.task.feedback
+        return [
+            None if say is None or success else say(problem, text)
+            for problem, text, success in zip(
+                batch.rows, written, self._successes(batch), strict=True
+            )
+        ]
+
+    def _successes(self, batch: Batch) -> list[bool]:
+        # Compared as tensors: a reward of 0.7 is less than 0.7 once it leaves float32.
+        return (batch.take("reward") >= self.least).tolist()
+
+
+def _as(kind: str, text: str | None) -> Told | None:
+    return None if text is None else (kind, text)
+
+
+def _both(sibling: str | None, said: str | None) -> Told | None:
+    if sibling is None or said is None:
+        return _as("sibling", sibling) or _as("feedback", said)
+    return "sibling", f"{sibling}\n\nOf an earlier attempt of yours this was said:\n{said}"
+
+
+def _headed(text: str, messages: list[Message]) -> list[Message]:
+    """The messages under a system message; many chat templates allow one only."""
+    first, *others = messages
+    if first["role"] != "system":
+        return [{"role": "system", "content": text}, *messages]
+    return [{**first, "content": f"{text}\n\n{first['content']}"}, *others]
 
 
 def _feedback(batch: Batch, written: Sequence[str]) -> list[str | None]:
-    """The attempt and what the task says, or else how it was graded."""
-    found: list[str | None] = []
-    for problem, text, reward in zip(
-        batch.rows, written, batch.take("reward").tolist(), strict=True
-    ):
-        if batch.task.feedback is not None:
-            said = batch.task.feedback(problem, text)
-        else:
-            said = None if reward != reward else f"It earned {reward:g}."
-        found.append(None if said is None else f"{text}\n{said}")
-    return found
+    """What the task says about each attempt, or else how it was graded."""
+    if (say := batch.task.feedback) is not None:
+        return [say(problem, text) for problem, text in zip(batch.rows, written, strict=True)]
+    rewards = batch.take("reward").tolist()
+    return [None if math.isnan(reward) else f"It earned {reward:g}." for reward in rewards]
 
 
-def _shown(task: Task, problem: Problem) -> str:
-    other = _donor(task, problem, wrong=False)
-    return f"{other.question}\n{other.solution}"
+def _demonstration(problem: Problem) -> str:
+    text = problem.meta.get("demonstration") or problem.solution
+    if text is None:
+        raise ValueError(
+            f"the problem {problem.place} has neither a column 'demonstration' nor a solution, "
+            "one of which context 'demonstration' shows"
+        )
+    return text
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def _donor(task: Task, problem: Problem, wrong: bool) -> Problem:
@@ -180,14 +237,22 @@ def _donor(task: Task, problem: Problem, wrong: bool) -> Problem:
 
     `ValueError` where there is none. With `wrong` its answer is another one too.
     """
-    digest = hashlib.blake2b(problem.question.encode(), digest_size=8).digest()
-    start = int.from_bytes(digest, "big") % max(1, len(task.train))
-    for other in [*task.train[start:], *task.train[:start]]:
+    count = len(task.train)
+    start = _digest(problem.question) % max(1, count)
+    for place in range(start, start + count):
+        other = task.train[place % count]
         differs = other.question != problem.question and other.solution is not None
-        if differs and not (wrong and other.answer == problem.answer):
+        if differs and not (wrong and _same_end(other, problem)):
             return other
     raise ValueError(
         f"the task {task.name!r} has no other training problem with a solution"
         + (" and another answer" if wrong else "")
         + f" to show for {problem.place}"
     )
+
+
+def _same_end(one: Problem, other: Problem) -> bool:
+    """Whether two problems have the same answer, or where none is known the same solution."""
+    if one.answer is None or other.answer is None:
+        return one.solution == other.solution
+    return one.answer == other.answer

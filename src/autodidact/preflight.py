@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autodidact.batch import Batch, batch_of
+from autodidact.engine import Request
 from autodidact.engines.prefill import empty_cache
+from autodidact.law import Law
 from autodidact.method import Method
 from autodidact.models import Models
 from autodidact.problem import Problem, Task
@@ -29,13 +31,13 @@ def check(method: Method, models: Models, task: Task) -> list[Example]:
 
     Raises:
         ValueError: a problem lacks a field that the method needs, or does not fit the context of
-            a model that reads it. Nothing is ever cut silently.
+            a model that reads it (nothing is ever cut silently), or an engine that cannot draw.
     """
     if not task.train:
         raise ValueError(f"the task {task.name!r} has no problem to train on")
     check_needs(method, task)
     if method.rollout.draws:
-        empty_cache(models.policy)
+        check_engine(models, task.train[0], task)
     first: Batch | None = None
     context = models.policy.context
     doubtful = [p for p in task.train[1:] if at_most(method, task, p) > context]
@@ -56,6 +58,15 @@ def check(method: Method, models: Models, task: Task) -> list[Example]:
                 )
     assert first is not None
     return example(method, models, first)
+
+
+def check_engine(models: Models, problem: Problem, task: Task) -> None:
+    """Refuse a model that cannot be drawn from; an engine outside of it draws one token."""
+    if models.engine is None:
+        empty_cache(models.policy)
+        return
+    prompt = tuple(models.policy.render(task.prompt(problem)))
+    models.engine.draw(models.policy, [Request(prompt, 0, 1)], Law(), 0)
 
 
 def check_held(models: Models, task: Task, problems: Sequence[Problem], length: int) -> None:

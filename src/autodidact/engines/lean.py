@@ -6,25 +6,16 @@ D hidden size. All rows write into the same column; row b began at column `start
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
-from torch.linalg import vector_norm
-from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
+from autodidact.engines.copies import after, copied, small, unit
 from autodidact.engines.decoder import repeated
 from autodidact.engines.prefill import Prefilled, prefill
-from autodidact.head import Head
 from autodidact.model import LM
-
-COPIED = 512 * 2**20
-"""Bytes of weights up to which those of a model are copied into matrices that suit single tokens:
-projections of one input side by side, norms inside them, columns in one piece. It saves operations,
-and a CPU reads such columns about twice as fast."""
 
 
 class Lean:
@@ -44,7 +35,7 @@ class Lean:
     def __init__(self, lm: LM, rows: int, prompt: int, length: int):
         trunk, config = lm.base.base_model, lm.base.config.get_text_config()
         self.lm, self.trunk, self.prompt, self.read = lm, trunk, prompt, 0
-        self.layers = _layers(trunk)
+        self.layers = layers_of(trunk)
         like = trunk.embed_tokens.weight
         # Where a row joins, the oldest one has written at most `length` tokens, and it may write as
         # many.
@@ -126,13 +117,13 @@ class Lean:
             return self.trunk.norm(x)
 
 
-class _Layer:
+class Layer:
     def __init__(self, layer: Any, copied: bool):
         attention, feed = layer.self_attn, layer.mlp
         self.size: int = attention.head_dim
         self.scale: float = attention.scaling
         parts = [attention.q_proj, attention.k_proj, attention.v_proj]
-        self.qkv = _after(layer.input_layernorm, parts, copied)
+        self.qkv = after(layer.input_layernorm, parts, copied)
         self.widths = [each.out_features for each in parts[:2]]
         self.inner: tuple[torch.Tensor, float] | None = None
         if hasattr(attention, "q_norm"):
@@ -140,10 +131,10 @@ class _Layer:
             weights = (attention.q_norm.weight.detach(), attention.k_norm.weight.detach())
             spread = [w.expand(n, -1) for w, n in zip(weights, heads, strict=True)]
             self.inner = torch.cat(spread), attention.q_norm.variance_epsilon
-        self.out, self.act = _after(None, [attention.o_proj], copied), feed.act_fn
-        self.down = _after(None, [feed.down_proj], copied)
+        self.out, self.act = after(None, [attention.o_proj], copied), feed.act_fn
+        self.down = after(None, [feed.down_proj], copied)
         gated = [feed.gate_proj, feed.up_proj]
-        self.gate_up = _after(layer.post_attention_layernorm, gated, copied)
+        self.gate_up = after(layer.post_attention_layernorm, gated, copied)
 
     def __call__(self, x, cos, sin, slab, mask):
         """x [B, D]; cos and sin [B, 1, E]; slab [2, B, H', C, E], whose last column is written."""
@@ -165,71 +156,11 @@ class _Layer:
         return x + self.down(self.act(gate) * up)
 
 
-def unit(x: torch.Tensor, eps: float) -> torch.Tensor:
-    """x / sqrt(mean(x^2) + eps) along the last dimension."""
-    size = x.shape[-1]
-    if x.dtype == torch.bfloat16 or x.is_cuda:
-        return rms_norm(x, (size,), None, eps)
-    # On a CPU torch's own is ten operations.
-    length = vector_norm(x, dim=-1, keepdim=True)
-    return x * torch.addcmul(x.new_tensor(eps), length, length, value=1 / size).rsqrt_()
-
-
-def _after(
-    norm: Any, parts: Sequence[nn.Module], copied: bool
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Several projections of one input, which is normalised first where there is a norm."""
-    plain = [part for part in parts if type(part) is nn.Linear]
-    biases = [part.bias.detach() for part in plain if part.bias is not None]
-    if not copied or len(plain) < len(parts) or len(biases) not in (0, len(parts)):
-
-        def live(x: torch.Tensor) -> torch.Tensor:
-            if norm is not None:
-                x = rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
-            return torch.cat([part(x) for part in parts], -1) if len(parts) > 1 else parts[0](x)
-
-        return live
-    weight = torch.cat([part.weight.detach() for part in plain])
-    bias = torch.cat(biases) if biases else None
-    if norm is None:
-        weight = in_columns(weight)
-        return lambda x: linear(x, weight, bias)
-    weight, eps = in_columns(weight * norm.weight.detach()), norm.variance_epsilon
-    return lambda x: linear(unit(x, eps), weight, bias)
-
-
-def in_columns(weight: torch.Tensor) -> torch.Tensor:
-    """The same matrix, stored column by column."""
-    return weight.t().contiguous().t()
-
-
-_COPIES: WeakKeyDictionary[Any, tuple[list[int], Any]] = WeakKeyDictionary()
-
-
-def copied(module: Any, make: Callable[[], Any]) -> Any:
-    """What `make` copies of the weights of a module; made anew when these have changed."""
-    # The version of a tensor counts what is written into it.
-    now = [number for w in module.parameters() for number in (w._version, w.data_ptr())]
-    before, copies = _COPIES.get(module, ([], None))
-    if before != now:
-        copies = make()
-        _COPIES[module] = now, copies
-    return copies
-
-
-def _layers(trunk: Any) -> list[_Layer]:
-    if sum(weight.nbytes for weight in trunk.parameters()) > COPIED:
-        return [_Layer(layer, False) for layer in trunk.layers]
-    return copied(trunk, lambda: [_Layer(layer, True) for layer in trunk.layers])
-
-
-def fast_head(lm: LM) -> Head:
-    """The output head, for few tokens at a time."""
-    head = lm.head()
-    if head.weight.is_cuda or head.weight.nbytes > COPIED:
-        return head
-    layer = lm.base.get_output_embeddings()
-    return replace(head, weight=copied(layer, lambda: in_columns(head.weight.detach())))
+def layers_of(trunk: Any) -> list[Layer]:
+    """The layers of a model, over copies of its weights where it is small."""
+    if not small(trunk):
+        return [Layer(layer, False) for layer in trunk.layers]
+    return copied(trunk, lambda: [Layer(layer, True) for layer in trunk.layers])
 
 
 # ------------------------------------------------------------------ which one

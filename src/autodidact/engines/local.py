@@ -15,13 +15,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from autodidact.engine import Drawn, Request, fits
+from autodidact.engines.copies import fast_head
 from autodidact.engines.decoder import Decoder, Whole
-from autodidact.engines.lean import Lean, fast_head, lean
+from autodidact.engines.lean import Lean, lean
 from autodidact.law import Law, draw, prompt_key, uniform
 from autodidact.model import LM
 from autodidact.store import Completion
 
-RETIRE = 0.75
+RETIRE = 0.85
 """Finished rows are dropped when at most this share of the rows is still alive."""
 
 AHEAD = 32

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from autodidact.engines.copies import unit
 from autodidact.engines.decoder import repeated
-from autodidact.engines.lean import _Layer, _layers, lean, unit
+from autodidact.engines.lean import Layer, layers_of, lean
 from autodidact.engines.prefill import empty_cache, prefill
 from autodidact.model import LM
 
@@ -125,7 +126,7 @@ class Slab:
     def __init__(self, lm: LM, rows: int, columns: int):
         trunk, config = lm.base.base_model, lm.base.config.get_text_config()
         self.lm, self.trunk, self.prefilled = lm, trunk, 0
-        self.layers = _layers(trunk)
+        self.layers = layers_of(trunk)
         like = trunk.embed_tokens.weight
         size, heads = self.layers[0].size, config.num_key_value_heads
         kind = torch.bfloat16 if lm.autocast else like.dtype
@@ -184,7 +185,7 @@ class Slab:
 
 
 def _read(
-    layer: _Layer,
+    layer: Layer,
     x: Float[torch.Tensor, "B K D"],
     cos: Float[torch.Tensor, "B K 1 E"],
     sin: Float[torch.Tensor, "B K 1 E"],

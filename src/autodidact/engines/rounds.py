@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from autodidact.engine import Request
 from autodidact.engines.accept import Lenience, behaviour, judge
+from autodidact.engines.copies import fast_head
 from autodidact.engines.rewind import Rewind, rewind
 from autodidact.law import Law, draw, uniform
 from autodidact.model import LM
@@ -106,7 +107,7 @@ class Desk:
         self.block, self.rule, self.law, self.seed = block, rule, law, seed
         longest = max(len(row.request.read) + row.request.length for row in rows) + block
         self.target, self.draft = (rewind(each, slots, longest) for each in (lm, draft))
-        self.head, self.small = lm.head(), draft.head()
+        self.head, self.small = fast_head(lm), fast_head(draft)
         if self.head.words != self.small.words:
             raise ValueError(
                 f"the draft {draft.name!r} knows {self.small.words} words, "

@@ -12,6 +12,7 @@ from autodidact.engines.accept import Form, Lenience
 from autodidact.engines.rounds import Desk, Row, Tally
 from autodidact.law import Law, prompt_key
 from autodidact.model import LM
+from autodidact.models import Models
 
 RETIRE = 0.75
 """Finished rows are dropped when at most this share of the rows is still alive."""
@@ -42,7 +43,8 @@ class Speculative:
     Source: arXiv 2211.17192 and 2302.01318; lenience: DistillSpec, arXiv 2310.08461.
 
     Attributes:
-        draft: a causal model with the vocabulary of the policy. It proposes by the same law.
+        draft: a causal model with the vocabulary of the policy, or its name or folder, from
+            which it is then loaded at the first draw. It proposes by the same law.
         guess: proposals that the policy reads at a time.
         lenience, form: e and f of `accept.Lenience`.
         slots: at most this many rows are written at a time.
@@ -52,7 +54,7 @@ class Speculative:
         ValueError: no proposals, or a lenience that is none.
     """
 
-    draft: LM
+    draft: LM | str
     guess: int = 4
     lenience: float = 1.0
     form: Form = "linear"
@@ -65,16 +67,20 @@ class Speculative:
     @property
     def name(self) -> str:
         lenience = "" if self.rule.lossless else f", {self.form} lenience {self.lenience}"
-        return f"speculative ({self.draft.name}{lenience})"
+        draft = self.draft if isinstance(self.draft, str) else self.draft.name
+        return f"speculative ({draft}{lenience})"
 
     @torch.no_grad()
     def draw(self, lm: LM, requests: Sequence[Request], law: Law, seed: int) -> Drawn:
         """One completion of each request.
 
         Raises:
-            ValueError: a request that does not fit the context of both models, a draft with
-                another vocabulary, or a model that cannot go back, see `rewind`.
+            ValueError: a request that does not fit the context of both models, a draft that
+                cannot be loaded or has another vocabulary, or a model that cannot go back, see
+                `rewind`.
         """
+        if isinstance(self.draft, str):
+            self.draft = Models(lm)[self.draft]
         for reader in (lm, self.draft):
             fits(reader, requests)
         rows = [Row(request, prompt_key(request.prompt)) for request in requests]

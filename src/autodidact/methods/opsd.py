@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from autodidact import contexts
-from autodidact.contexts import Context
+from autodidact.contexts import Context, ContextKind
 from autodidact.divergence import ClipKind, Divergence, Form, Kind, Support, Words
 from autodidact.law import Law
 from autodidact.losses.divergence import Estimator, EstimatorKind, distill
 from autodidact.losses.importance import Correct, corrected
+from autodidact.losses.tokens import Tokens
 from autodidact.losses.weights import told_mean
 from autodidact.method import Method, factory
 from autodidact.rollouts.sample import Sample
@@ -35,16 +35,17 @@ def opsd(
     top_p: float = 1.0,
     correct: Correct | None = None,
     cap: float = 2.0,
-    context: contexts.Kind = "solution",
+    context: ContextKind = "solution",
     text: str | None = None,
+    tokens: str = "uniform",
 ) -> Method:
     """On-Policy Self-Distillation: the same weights, shown the solution, judge every token.
 
     y ~ p(.|x);  L = (1/N) sum_t D(q_t || p_t), q_t = q(.|x, solution, y_<t) the teacher and
     p_t = p(.|x, y_<t) the student, D forward KL(q||p), reverse KL(p||q), JSD or total variation.
 
-    Source: Self-Distilled Reasoner, arXiv 2601.18734 (`opsd_paper` has its settings). The
-    release averages over tokens, as here; the paper's equation within each answer first.
+    Source: Self-Distilled Reasoner, arXiv 2601.18734 (settings: `opsd_paper`). The release
+    averages over tokens, as here; the paper's equation within each answer first.
     Needs: what the context tells. Detached: the teacher, the sampling, ratios and returns.
     Shapes: one value per own token, in nats; teacher prompts may be longer than the student's.
     Raises: ValueError on a combination whose expected gradient is zero or wrong, with the reason,
@@ -55,8 +56,7 @@ def opsd(
         divergence: forward covers what the teacher may say, reverse keeps to what it prefers.
         beta: of the JSD only.
         clip: of the summands (0.05 in the paper): deletes what the teacher wants more of.
-        teacher: initial, policy (live), ema:0.99, copy:50, a checkpoint, trust:0.05 or a sum such
-            as "1.25*ema - 0.25*initial" (see `teachers.Teacher`).
+        teacher: initial, policy (live), ema:0.99, copy:50, a folder or a sum: `teachers.Teacher`.
         support: full, the k likeliest of the student or teacher, or the sampled token alone.
         k: words of a list.
         estimator: of the gradient, see `losses.divergence`; a sampled token needs policy_gradient.
@@ -70,15 +70,14 @@ def opsd(
         cap: of those weights.
         context: what the teacher is told, such as solution, answer or none: `contexts.Context`.
         text: of context "system".
+        tokens: which count, such as "prefix:0.5" or "entropy:0.2", see `losses.tokens`.
     """
     if correct is not None and ratio_clip is not None:
         raise ValueError(
             f"ratio_clip={ratio_clip} and correct={correct!r} weigh tokens twice; take correct"
         )
-    words = Support(support, k, form)
-    measured = Divergence(divergence, beta, rescale, clip, clip_kind, words)
+    measured = Divergence(divergence, beta, rescale, clip, clip_kind, Support(support, k, form))
     how = Estimator(measured, estimator, ratio_clip, discount)
-
     told, judge = Context(context, text), Teacher.parse(teacher)
 
     def views(batch, models):
@@ -88,7 +87,7 @@ def opsd(
     def loss(scores, batch):
         return distill(scores["policy"], judge.scores(scores), batch, how)
 
-    return Method(
+    method = Method(
         Sample(n, length, Law(temperature, top_k, top_p)),
         corrected(loss, correct, cap),
         told.tell,
@@ -98,3 +97,4 @@ def opsd(
         stale=correct is not None or ratio_clip is not None,
         signal_name=f"{divergence} divergence to the teacher (nats)",
     )
+    return Tokens.parse(tokens).on(method, judge)
