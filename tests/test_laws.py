@@ -137,6 +137,11 @@ ROWS = {
     "dr_grpo": Row({"n": 3, "length": 5}, equal_rewards, {"n": 4, "length": 12}),
     "dapo": Row({"n": 3, "length": 5, "waves": 2}, equal_rewards, {"n": 4, "length": 12}),
     "opsd": Row({"n": 2, "length": 5, "divergence": "jsd"}, untold_teacher, {"length": 12}),
+    "opsd: tokens": Row(
+        {"n": 2, "length": 6, "tokens": "prefix:0.5 * position:1 * divergence:0.5"},
+        untold_teacher,
+        {"length": 12, "tokens": "entropy:0.5 * divergence:0.5"},
+    ),
     "opsd: corrected": Row(
         {"n": 2, "length": 5, "correct": "mask", "cap": 1.1}, untold_teacher, {"n": 2, "length": 12}
     ),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 
 from autodidact.batch import Batch
 from autodidact.scores import Scores
+
+if TYPE_CHECKING:
+    from autodidact.kinds import Kinds
 
 BY_PRODUCTS = ("entropy", "tv", "negative", "teacher_entropy", "cosine", "mass", "teacher_mass")
 
@@ -19,16 +23,23 @@ class Tally:
     """Means over all own tokens of a batch, gathered piece by piece.
 
     entropy, teacher_entropy: of the next-token laws, nats. tv: total variation to the teacher.
-    negative: share of tokens whose divergence a clip, or a raw top-k, made negative. cosine: of
-    the gradient in the logits with a clip to that without. mass, teacher_mass: what student and
+    acceptance: 1 - tv, the share of the student's draws that the teacher accepts in speculative
+    decoding. divergence_digits and so on: tv over the tokens of a kind, see `kinds`. negative:
+    share of tokens whose divergence a clip, or a raw top-k, made negative. cosine: of the
+    gradient in the logits with a clip to that without. mass, teacher_mass: what student and
     teacher give to the words of a top-k. signal: mean size of what a token is told.
     mismatch_mean, mismatch_max: |log p of the trainer - log p of the sampler| at the tokens
     sampled, before the first update on them, both without truncation. ess: effective sample size
     of the ratios of the two, as a share.
+
+    Attributes:
+        kinds: tells the kind of each token; `None` where that is not asked.
     """
 
+    kinds: Kinds | None = None
     sums: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
     largest: float = 0.0
     ratios: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     notes: dict[str, float] = field(default_factory=dict)
@@ -48,6 +59,8 @@ class Tally:
         for name in BY_PRODUCTS:
             if name in notes:
                 self.add(name, notes[name])
+        if self.kinds is not None and "tv" in notes:
+            self.by_kind(batch, notes["tv"], self.kinds)
         if "raw" in batch.streams and "logp" in notes:
             gap = (notes["logp"] - batch.take("raw"))[batch.own].double()
             self.sums["mismatch_mean"] = self.sums.get("mismatch_mean", 0.0) + float(
@@ -58,8 +71,24 @@ class Tally:
             parts = (ratio.numel(), float(ratio.sum()), float((ratio**2).sum()))
             self.ratios = [old + new for old, new in zip(self.ratios, parts, strict=True)]
 
+    def by_kind(self, batch: Batch, values: Float[torch.Tensor, "B T"], kinds: Kinds) -> None:
+        """Add the values of the own tokens to the sums of their kinds."""
+        values, kind = values[batch.own].double(), kinds(batch.ids[batch.own])
+        sums = values.new_zeros(len(kinds.names)).index_add(0, kind, values).tolist()
+        counts = kind.bincount(minlength=len(kinds.names)).tolist()
+        for each, value, count in zip(kinds.names, sums, counts, strict=True):
+            name = f"divergence_{each}"
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + count
+
     def means(self) -> dict[str, float]:
-        found = {name: value / max(self.tokens, 1) for name, value in self.sums.items()}
+        found = {
+            name: value / max(self.counts.get(name, self.tokens), 1)
+            for name, value in self.sums.items()
+            if self.counts.get(name) != 0
+        }
+        if "tv" in found:
+            found["acceptance"] = 1 - found["tv"]
         count, total, squares = self.ratios
         if count:
             found |= {"mismatch_max": self.largest, "ess": total**2 / (count * squares)}

@@ -151,12 +151,14 @@ class _Session:
 
     def _evaluate(self, fraction: float, **extra: Any) -> None:
         from autodidact import checkpoint
+        from autodidact.privilege import privilege
 
         assert self.evaluation is not None
-        models = self.training.models
+        models, task = self.training.models, self.training.task
         line = {
             "kind": "eval", "step": self.training.step, "fraction": fraction,
             "ledger": models.ledger.counts(), **self.evaluation(models), **extra,
+            **privilege(self.training.method, models, task, task.train),
         }  # fmt: skip
         if self.validation is not None and not extra:
             line["validation"] = score = self.validation(models)["metrics"]["sampled"]

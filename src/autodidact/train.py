@@ -15,6 +15,7 @@ import torch
 from autodidact.ahead import Ahead, dated
 from autodidact.batch import Batch
 from autodidact.grade import grade
+from autodidact.kinds import Kinds
 from autodidact.ledger import peak_bytes
 from autodidact.measure import Tally, describe, staleness
 from autodidact.method import Method
@@ -182,7 +183,7 @@ def learn(
         batch = method.credit(batch, models)
         batch = batch.put(weight=method.weigh(batch))
     pieces = batch.split(run.micro_rows or max(run.rows, len(batch)), method.unit)
-    tally = Tally()
+    tally = Tally(Kinds.of(models.policy))
     skipped = 0
     for epoch in range(method.epochs):
         optimizer.zero_grad(set_to_none=True)

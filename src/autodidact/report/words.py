@@ -33,6 +33,7 @@ FIELDS = {
     "length": "length in tokens",
     "truncated": "share cut at the length limit",
     "entropy": "entropy in nats",
+    "acceptance": "share of draws that the teacher would accept",
     "mismatch_mean": "sampler against trainer, mean |Δ log p|",
     "ess": "effective sample size, share",
     "staleness": "updates behind, of the weights that drew",
