@@ -47,7 +47,6 @@ TEMPLATES = {
 }
 """How a text is put to a model that follows instructions; a task may do so in words of its own."""
 
-
 LOOKING_BACK = ("feedback", "sibling", "sibling_and_feedback")
 """Kinds that are told of completions and their rewards."""
 
@@ -118,16 +117,11 @@ class Context:
     def prompts(self, batch: Batch) -> list[list[Message]]:
         """What the teacher reads before each completion; a row that was not told yet stands for
         itself alone, as when a run is checked before anything is drawn."""
-        return [
-            self._prompt(
-                batch.task,
-                problem,
-                problem.meta[TOLD] if TOLD in problem.meta else self._alone(batch.task, problem),
-            )
-            for problem in batch.rows
-        ]
+        return [self._prompt(batch.task, problem) for problem in batch.rows]
 
-    def _prompt(self, task: Task, problem: Problem, told: Told | None) -> list[Message]:
+    def _prompt(self, task: Task, problem: Problem) -> list[Message]:
+        meta = problem.meta
+        told = meta[TOLD] if TOLD in meta else self._alone(task, problem)
         if told is None or self.kind == "none":
             return task.prompt(problem)
         kind, text = told
@@ -180,12 +174,8 @@ class Context:
     def _failures(self, batch: Batch, written: Sequence[str]) -> list[str | None]:
         """What the task says about each attempt that was no success."""
         say = batch.task.feedback
-        return [
-            None if say is None or success else say(problem, text)
-            for problem, text, success in zip(
-                batch.rows, written, self._successes(batch), strict=True
-            )
-        ]
+        rows = zip(batch.rows, written, self._successes(batch), strict=True)
+        return [None if say is None or good else say(problem, text) for problem, text, good in rows]
 
     def _successes(self, batch: Batch) -> list[bool]:
         # Compared as tensors: a reward of 0.7 is less than 0.7 once it leaves float32.
