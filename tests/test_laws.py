@@ -33,6 +33,7 @@ from autodidact.method import Method, Rollout, token_mean
 from autodidact.models import Models
 from autodidact.rollouts.choose import BestAndWorst, BestOf, WithSpread
 from autodidact.rollouts.given import Given, GivenPairs
+from autodidact.rollouts.mixture import Mixture, TeacherMixed
 from autodidact.rollouts.sample import Sample
 from autodidact.rollouts.segments import Segments
 from autodidact.rollouts.speculative import Speculative
@@ -84,6 +85,14 @@ def untold_teacher(method: Method, models: Models) -> torch.Tensor:
     """Gradient when the teacher has the student's weights and reads the student's own prompt."""
     task = toy_task(told=False)
     return flat(gradient(method, models, method.rollout(task.train, models, task, SEED)))
+
+
+def live_teacher(method: Method, models: Models) -> torch.Tensor:
+    """Gradient when every teacher is the student itself, and is told nothing."""
+    given = dict(method.arguments or {})
+    names = {"teacher", "reverse", "reference"} & given.keys()
+    itself = calls.method(method.name)(**{**given, **dict.fromkeys(names, "policy")})
+    return untold_teacher(itself, models)
 
 
 def same_answer(method: Method, models: Models) -> torch.Tensor:
@@ -189,6 +198,33 @@ ROWS = {
     "context_distillation": Row(
         {"n": 2, "length": 5, "text": "briefly"}, deaf_teacher, {"length": 12, "text": "briefly"}
     ),
+    "gkd": Row(
+        {"n": 2, "length": 5, "on_policy": 0.5}, untold_teacher, {"length": 12, "on_policy": 0.5}
+    ),
+    "gkd: corrected": Row({"n": 2, "length": 5, "correct": "token"}, live_teacher, {"length": 12}),
+    "minillm": Row({"n": 2, "length": 5}, live_teacher, {"length": 12, "epochs": 2}),
+    "minillm: sums": Row(
+        {"n": 2, "length": 5, "share": 0.0, "mean_return": False}, live_teacher,
+        {"length": 12, "share": 0.0},
+    ),
+    "on_policy_distillation": Row(
+        {"n": 2, "length": 5, "discount": 0.5, "top_k": 6}, live_teacher,
+        {"length": 12, "context": "solution"},
+    ),
+    "exopd": Row(
+        {"n": 2, "length": 5, "support": "full", "estimator": "direct", "correct": "token"},
+        live_teacher, {"length": 12, "context": "solution"},
+    ),
+    "aligndistil": Row(
+        {"n": 2, "length": 5, "reverse": "policy", "on_policy": 0.5}, live_teacher,
+        {"length": 12, "reverse": "ema:0.5"},
+    ),
+    "entropy_aware_opd": Row(
+        {"n": 2, "length": 5, "unsure": 4.0, "support": "union", "k": 5}, live_teacher,
+        {"length": 12, "context": "solution"},
+    ),
+    "rlsd": Row({"n": 3, "length": 5}, equal_rewards, {"n": 4, "length": 12}),
+    "dopd": Row({"n": 2, "length": 5, "gap": 0.05, "sure": 0.1}, live_teacher, {"length": 12}),
     "opsa": Row({"n": 2, "length": 5, "share": 0.4}, sure, {"n": 2, "length": 12}, pooled=True),
     "opsd_paper": Row({"length": 5}, untold_teacher, {"length": 12}),
     "dpo": Row({"n": 4, "length": 5, "smoothing": 0.1}, same_answer, {"n": 4, "length": 12}),
@@ -492,6 +528,8 @@ ROLLOUTS = {
     "Splice": lambda: Splice(2, 3, "Wait", 3),
     "Turns": lambda: Turns(lambda problem, said: "so", n=2, turns=2, length=3),
     "Segments": lambda: Segments(3, 6, 6),
+    "Mixture": lambda: Mixture(Sample(3, 6, Law(0.9)), 0.5),
+    "TeacherMixed": lambda: TeacherMixed(3, 6, Law(0.9)),
 }
 GIVEN = {"Splice": "Wait", "Turns": "so"}
 """Text that a rollout puts between the tokens of the policy."""

@@ -39,7 +39,7 @@ def opsa(
 
     Source: On-Policy Self-Adaptation (OPSA), arXiv 2608.31046. The release rounds |S| down and
     takes it of each rank alone; here it is rounded up, of all ranks, with the ties of the last.
-    Needs: the question alone: no teacher, no reward. It sharpens what is there, so it is the
+    Needs: the `question` alone: no teacher, no reward. It sharpens what is there, so it is the
     control of gains by a teacher. Detached: the choice of S, advantages, ratios.
     Shapes: one value per own token, 0 outside of S.
     Raises: ValueError for a share outside 0..1, or a_min above a_max.

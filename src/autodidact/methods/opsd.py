@@ -46,7 +46,7 @@ def opsd(
 
     Source: Self-Distilled Reasoner, arXiv 2601.18734 (settings: `opsd_paper`). The release
     averages over tokens, as here; the paper's equation within each answer first.
-    Needs: what the context tells. Detached: the teacher, the sampling, ratios and returns.
+    Needs: `solution`, or what the context tells. Detached: the teacher, ratios and returns.
     Shapes: one value per own token, in nats; teacher prompts may be longer than the student's.
     Raises: ValueError on a combination whose expected gradient is zero or wrong, with the reason,
     on problems without what the context tells, and on a prompt that does not fit.
