@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ from autodidact.models import Models
 from autodidact.rollouts.choose import BestAndWorst, BestOf, WithSpread
 from autodidact.rollouts.given import Given, GivenPairs
 from autodidact.rollouts.mixture import Mixture, TeacherMixed
+from autodidact.rollouts.role import FromRole, SolutionPairs
 from autodidact.rollouts.sample import Sample
 from autodidact.rollouts.segments import Segments
 from autodidact.rollouts.speculative import Speculative
@@ -45,6 +47,7 @@ from autodidact.scores import Scores
 from autodidact.session import Watcher, execute
 from autodidact.spec import Spec
 from autodidact.train import learn
+from autodidact.view import plain
 from toys import (
     about,
     padded,
@@ -103,6 +106,21 @@ def same_answer(method: Method, models: Models) -> torch.Tensor:
     models["initial"]
     perturb(models.policy)
     return flat(gradient(method, models, batch))
+
+
+def same_known_answer(method: Method, models: Models) -> torch.Tensor:
+    """As `same_answer`, on the rows that the policy surely prefers to the reference's weights."""
+    task = toy_task()
+    twins = [replace(p, meta={"chosen": p.solution, "rejected": p.solution}) for p in task.train]
+    batch = GivenPairs()(twins, models, task, 0)
+    models["initial"]
+    perturb(models.policy)
+    views = {"policy": plain(batch, grad=False), "reference": plain(batch, "initial")}
+    scores = models.scores(views, batch)
+    margin = (scores["policy"].logp - scores["reference"].logp).sum(1)
+    return flat(
+        gradient(method, models, batch.select((margin > 1e-3).nonzero().flatten().tolist()))
+    )
 
 
 def no_success(method: Method, models: Models) -> torch.Tensor:
@@ -225,6 +243,39 @@ ROWS = {
     ),
     "rlsd": Row({"n": 3, "length": 5}, equal_rewards, {"n": 4, "length": 12}),
     "dopd": Row({"n": 2, "length": 5, "gap": 0.05, "sure": 0.1}, live_teacher, {"length": 12}),
+    "distillspec": Row(
+        {"n": 2, "length": 5, "teacher": "initial", "divergence": "jsd"}, untold_teacher,
+        {"length": 12, "divergence": "tv"},
+    ),
+    "distillspec: corrected": Row(
+        {
+            "n": 2, "length": 5, "teacher": "initial", "divergence": "reverse", "correct": "token",
+            "cap": 1.1, "normalise": "token",
+        },
+        untold_teacher, {"n": 2, "length": 12, "teacher": "ema:0.5"},
+    ),
+    "distillspec: mixture": Row(
+        {
+            "n": 2, "length": 5, "teacher": "ema:0.5", "divergence": "forward",
+            "source": "mixture",
+        },
+        untold_teacher, {"length": 12, "source": "mixture"},
+    ),
+    "distillspec: given": Row(
+        {"teacher": "initial", "source": "given", "temperature": 0.8}, untold_teacher,
+        {"source": "given"},
+    ),
+    "spin": Row(
+        {"length": 5, "opponent": "initial"}, same_answer, {"length": 12, "opponent": "copy:1"}
+    ),
+    "spin: hinge": Row(
+        {"length": 5, "opponent": "initial", "kind": "hinge"}, same_answer,
+        {"length": 12, "kind": "hinge"},
+    ),
+    "seppo": Row(
+        {"length": 5, "past": "initial"}, same_known_answer,
+        {"length": 12, "past": "initial,copy:1"},
+    ),
     "opsa": Row({"n": 2, "length": 5, "share": 0.4}, sure, {"n": 2, "length": 12}, pooled=True),
     "opsd_paper": Row({"length": 5}, untold_teacher, {"length": 12}),
     "dpo": Row({"n": 4, "length": 5, "smoothing": 0.1}, same_answer, {"n": 4, "length": 12}),
@@ -471,6 +522,7 @@ class Pull(Watcher):
         Call("opsd", {"length": 12, "teacher": "initial"}),
         Call("opsd", {"length": 12, "teacher": "ema:0.5"}),
         Call("opsd", {"length": 12, "teacher": "policy"}),
+        Call("opsd", {"length": 12, "teacher": "copy:2", "context": "other"}),
         Call("grpo", {"length": 12, "n": 4, "kl": 0.05}),
     ],
     ids=str,
@@ -530,6 +582,8 @@ ROLLOUTS = {
     "Segments": lambda: Segments(3, 6, 6),
     "Mixture": lambda: Mixture(Sample(3, 6, Law(0.9)), 0.5),
     "TeacherMixed": lambda: TeacherMixed(3, 6, Law(0.9)),
+    "FromRole": lambda: FromRole(3, 6, Law(0.9), "initial", 0.5),
+    "SolutionPairs": lambda: SolutionPairs(6, Law(), ("initial", "copy:1")),
 }
 GIVEN = {"Splice": "Wait", "Turns": "so"}
 """Text that a rollout puts between the tokens of the policy."""
@@ -647,6 +701,8 @@ LOSSES = {
     "both_laws": lambda f, b: sum(f(about(b, words(b)), b)),
     "corrected": lambda f, b: f(nll, "sequence", 1.5)({"policy": about(b, words(b))}, b),
     "sequence_mean": lambda f, b: f(b),
+    "told_mean": lambda f, b: f(b),
+    "highest": lambda f, b: f(b.take("logp"), b.own, Fraction(1, 2)).float(),
     "constant": lambda f, b: f(b, 7),
     "row_mean": lambda f, b: f(b),
     "normalised": lambda f, b: sum(f(kind, 7)(b) for kind in ("token", "sequence", "constant")),
