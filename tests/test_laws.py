@@ -685,6 +685,13 @@ def student_and_teacher(batch: Batch) -> tuple[Scores, Scores]:
     return about(batch, words(batch)), about(batch, words(batch).flip(-1))
 
 
+def compared(batch: Batch) -> Scores:
+    """A student's scores after a divergence to the teacher."""
+    student, teacher = student_and_teacher(batch)
+    student.divergence(teacher, Divergence("forward"))
+    return student
+
+
 SEEN = Divergence("reverse", support=Support("sampled"))
 CREDITS = {
     "group_sum": lambda f, b: f((b.take("logp") * b.own).sum(1), b.group),
@@ -702,6 +709,8 @@ LOSSES = {
     "corrected": lambda f, b: f(nll, "sequence", 1.5)({"policy": about(b, words(b))}, b),
     "sequence_mean": lambda f, b: f(b),
     "told_mean": lambda f, b: f(b),
+    "amplified": lambda f, b: f(compared(b), b.own, 0.5) * b.own,
+    "overlapping": lambda f, b: f(*student_and_teacher(b), 2).float(),
     "highest": lambda f, b: f(b.take("logp"), b.own, Fraction(1, 2)).float(),
     "constant": lambda f, b: f(b, 7),
     "row_mean": lambda f, b: f(b),
