@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "autodidact"
 CORE = (
     "adapter", "ahead", "attention", "batch", "calls", "checkpoint", "contexts", "diagnose", "divergence", "engine", "grade",
-    "head", "kinds", "law", "ledger", "measure", "method", "model", "models", "names", "pack", "parallel", "privilege", "problem",
+    "head", "kinds", "law", "ledger", "measure", "method", "model", "models", "names", "pack", "parallel", "privilege", "problem", "remembered",
     "questions", "run", "scores", "spec", "statistics", "store", "sweep", "teachers", "threads", "train", "trial", "view",
 )  # fmt: skip
 PARTS = ("credits", "engines", "losses", "rollouts")

@@ -45,6 +45,7 @@ def setting(
     untouched: str | None = None,
     trust_remote_code: bool = False,
     engine: str | None = None,
+    states: str | None = None,
 ) -> dict[str, Any]:
     """What is trained on what: the fields of `Spec` beside the method and the run.
 
@@ -67,6 +68,8 @@ def setting(
         trust_remote_code: run the code that comes with a model of the hub.
         engine: what draws completions: local, vllm, "server(url='http://127.0.0.1:8000')",
             "speculative(draft='FOLDER')", with further options of their own; local by default.
+        states: a file in which what frozen teachers said is kept, and looked up by later runs on
+            the same rows.
 
     Raises:
         ValueError: options that do not go together, an unknown task or tracker.
@@ -97,6 +100,7 @@ def setting(
         "device": device,
         "trust_remote_code": trust_remote_code,
         "engine": None if engine is None else calls.parse(engine),
+        "states": states,
         "untouched": None if untouched is None else calls.parse(untouched),
         "rewards": rewards,
         "track": names,

@@ -26,6 +26,7 @@ from autodidact.ledger import Ledger
 from autodidact.model import LM, load
 from autodidact.names import nearest
 from autodidact.pack import joined, lean
+from autodidact.remembered import States, lasts, remembered
 from autodidact.scores import Scores
 from autodidact.store import Store
 from autodidact.view import View
@@ -44,6 +45,8 @@ class Models:
         self.store = store
         self.engine = engine
         """What draws from the policy; `None` for the model itself, where it is."""
+        self.states: States | None = None
+        """Where the outputs of frozen roles are kept and looked up, see `remembered`."""
         self.pack = True
         """Views are read without padding, and shared prefixes once; numbers do not change."""
         self.version: str | None = None
@@ -114,7 +117,13 @@ class Models:
         live = torch.is_grad_enabled()
         views = {name: replace(view, grad=view.grad and live) for name, view in views.items()}
         found = {}
-        for names, fed in self._readings(views):
+        known = {name for name, view in views.items() if self.states is not None and lasts(view)}
+        for name in known:
+            asked = views[name].asked
+            head = self[views[name].role].head().detach()
+            hidden = remembered(self, views[name]).to(head.weight.dtype)
+            found[name] = Scores(hidden, head, asked, batch.ids[asked], temperature)
+        for names, fed in self._readings({n: v for n, v in views.items() if n not in known}):
             output, head = self._read(fed)
             for name, at in zip(names, fed.at.chunk(len(names)), strict=True):
                 asked, grad = at >= 0, views[name].grad
@@ -126,6 +135,14 @@ class Models:
                     weight = weight.view(len(weight), -1).expand_as(asked)[asked]
                 found[name] = Scores(hidden, law, asked, batch.ids[asked], temperature, weight)
         return {name: found[name] for name in views}
+
+    def outputs(self, view: View) -> Float[torch.Tensor, "RS D"]:
+        """The outputs of a view of one role, in its own places, without gradient."""
+        fed = self._packed(view)
+        output, _ = self._read(fed)
+        found = output.new_zeros(view.ids.numel(), output.shape[1])
+        found[view.at[view.asked]] = output[fed.at[view.asked]]
+        return found
 
     def _read(self, view: View) -> tuple[Float[torch.Tensor, "RS D"], Head]:
         """The outputs of a view as it stands, and the head over them. The ledger is charged."""

@@ -62,6 +62,10 @@ def execute(
 
     models = Models(load_policy(spec), engine=engine)
     examples = preflight.check(method, models, task)
+    if spec.states is not None:
+        from autodidact.remembered import States
+
+        models.states = States(spec.states)
     if store is not None:
         models.store = Store(store)
         models.version = f"{spec.model}/{spec.precision}"

@@ -26,6 +26,7 @@ class Spec:
             trust_remote_code: see `model.load`.
         rewards: import paths of user rewards, see `tasks.rewards`.
         engine: what draws the completions, by name; the model itself by default.
+        states: a file that remembers what frozen teachers said, see `remembered`.
         track: names of trackers.
     """
 
@@ -43,6 +44,7 @@ class Spec:
     rewards: str | None = None
     track: tuple[str, ...] = ()
     engine: Call | None = None
+    states: str | None = None
 
     def describe(self) -> dict[str, Any]:
         return asdict(self)

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from autodidact.divergence import Divergence
 from autodidact.methods.opsd import opsd
 from autodidact.methods.opsd_paper import opsd_paper
 from autodidact.model import LM
@@ -56,3 +57,16 @@ def test_the_student_draws_from_its_twenty_likeliest_words(qwen):
     assert batch.take("logp")[batch.own].tolist() != pytest.approx(
         batch.take("raw")[batch.own].tolist()
     )
+
+
+def test_the_preprint_has_the_jsd_and_no_clip():
+    found = opsd_paper(version="preprint")
+    assert found.signal_name.startswith("jsd")
+    batch = rows_of([3, 2])
+    logits = random_logits(2, int(batch.own.sum()), 3)
+    student, teacher = (about(batch, each / 1.1) for each in logits)
+    value = found.loss({"policy": student, "teacher": teacher}, batch)
+    expected = student.divergence(teacher, Divergence("jsd", 0.5))
+    assert torch.allclose(value, expected) and float(value.detach().min()) >= 0
+    with pytest.raises(ValueError, match=r"version 'v2' is unknown"):
+        opsd_paper(version="v2")

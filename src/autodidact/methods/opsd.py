@@ -8,6 +8,7 @@ from autodidact.losses.importance import Correct, corrected
 from autodidact.losses.tokens import Tokens
 from autodidact.losses.weights import told_mean
 from autodidact.method import Method, factory
+from autodidact.rollouts.reason import reasoning
 from autodidact.rollouts.sample import Sample
 from autodidact.teachers import Teacher
 from autodidact.view import plain
@@ -38,6 +39,7 @@ def opsd(
     context: ContextKind = "solution",
     text: str | None = None,
     tokens: str = "uniform",
+    reason: int = 0,
 ) -> Method:
     """On-Policy Self-Distillation: the same weights, shown the solution, judge every token.
 
@@ -57,8 +59,7 @@ def opsd(
         beta: of the JSD only.
         clip: of the summands (0.05 in the paper): deletes what the teacher wants more of.
         teacher: initial, policy (live), ema:0.99, copy:50, a folder or a sum: `teachers.Teacher`.
-        support: full, the k likeliest of the student or teacher, or the sampled token alone.
-        k: words of a list.
+        support, k: full, the k likeliest of the student or teacher, or the sampled token alone.
         estimator: of the gradient, see `losses.divergence`; a sampled token needs policy_gradient.
         form: of a list: "tail" adds the other words as one, "renormalised" leaves them out.
         ratio_clip: weigh tokens by their probability now over that when sampled, cut here.
@@ -66,10 +67,9 @@ def opsd(
         clip_kind: of the clip: "symmetric" cuts summands on both sides, "token" cuts whole tokens.
         rescale: divide the JSD by beta (1 - beta), so that one learning rate suits every beta.
         teacher_thinking: thinking mode of the teacher's prompt; the student's by default.
-        correct: weigh tokens that another engine or older weights drew: token, sequence or mask.
-        cap: of those weights.
-        context: what the teacher is told, such as solution, answer or none: `contexts.Context`.
-        text: of context "system".
+        correct, cap: weigh tokens that other weights drew, by token, sequence or mask, up to cap.
+        context, text: what the teacher is told, such as solution or none: `contexts.Context`.
+        reason: the teacher first writes at most this many tokens about what it is told.
         tokens: which count, such as "prefix:0.5" or "entropy:0.2", see `losses.tokens`.
     """
     if correct is not None and ratio_clip is not None:
@@ -90,7 +90,7 @@ def opsd(
     method = Method(
         Sample(n, length, Law(temperature, top_k, top_p)),
         corrected(loss, correct, cap),
-        told.tell,
+        reasoning(told, judge, reason),
         views=views,
         weigh=told_mean,
         needs=told.needs,
