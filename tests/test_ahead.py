@@ -67,7 +67,8 @@ def same_batch(one, two) -> bool:
 def by_hand(tokenizer, staleness: int, method=METHOD):
     """The same steps one after the other: weights are kept, and put into a second model to draw."""
     trainer, sampler = Models(random_qwen(tokenizer)), Models(random_qwen(tokenizer))
-    optimizer = torch.optim.AdamW(trainer.policy.model.parameters(), lr=RUN.lr, weight_decay=0.0)
+    weights = trainer.policy.model.parameters()
+    optimizer = torch.optim.AdamW(weights, lr=RUN.lr, weight_decay=0.0, fused=True)
     kept, batches, losses = [], [], []
     count = method.rollout.problems(RUN.rows)
     for step in range(RUN.steps):

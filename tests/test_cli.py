@@ -158,7 +158,7 @@ def test_help_of_a_method_explains_its_options(cli):
     assert "On-Policy Self-Distillation: the same weights" in words
     assert "--divergence CHOICE forward covers what the teacher may say" in words
     assert "[choices: forward, reverse, jsd, tv] [default: forward]" in words
-    assert "pointwise clip of the summands" in words
+    assert "of the summands (0.05 in the paper)" in words
     assert "--lr FLOAT learning rate of AdamW" in words
 
 
@@ -482,3 +482,10 @@ def test_unknown_options_in_python():
         api.train("opsd", leaning_rate=3)
     with pytest.raises(ValueError, match="at least one arm"):
         api.compare([], budget=3)
+
+
+def test_a_choice_called_none_is_meant_by_the_bare_word():
+    for text in ("opsd(context=none, clip=none)", "grpo(scale=none, kl=0)"):
+        made = calls.make(calls.method, calls.parse(text))
+        assert made.arguments["context" if made.name == "opsd" else "scale"] == "none"
+    assert calls.make(calls.method, calls.parse("opsd(clip=none)")).arguments["clip"] is None

@@ -148,7 +148,7 @@ def test_wrong_corrections_are_refused_by_name():
         grpo(correct="tokens")
     with pytest.raises(ValueError, match=r"cap=0\.5 is not allowed"):
         opsd(correct="token", cap=0.5)
-    with pytest.raises(ValueError, match=r"ratio_clip=2\.0 and correct='token' weigh the same"):
+    with pytest.raises(ValueError, match=r"ratio_clip=2\.0 and correct='token' weigh tokens twice"):
         opsd(correct="token", ratio_clip=2.0)
 
 

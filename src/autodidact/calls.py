@@ -12,7 +12,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from autodidact.names import choose, nearest
 
@@ -100,7 +100,12 @@ def bind(function: Callable[..., Any], call: Call) -> dict[str, Any]:
                 f"{call.name} has no option {key!r}; its options: {', '.join(allowed) or 'none'}"
                 + nearest(key, allowed)
             )
-    return dict(call.arguments)
+    types = get_type_hints(inspect.unwrap(function))
+    # Where a choice is called none, the bare word means it.
+    return {
+        key: "none" if value is None and "none" in get_args(types.get(key)) else value
+        for key, value in call.arguments.items()
+    }
 
 
 def make(kind: Callable[[str], Callable[..., Any]], call: Call) -> Any:
