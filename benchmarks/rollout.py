@@ -40,22 +40,14 @@ from autodidact.law import Law
 from autodidact.model import LM
 from autodidact.statistics import percentiles
 from benchmarks.measuring import timed
+from benchmarks.random_model import WORDS, Silent, random_qwen
 from benchmarks.table import Row, machine, show, write
 
-WORDS = 4096
 RARE = (WORDS - 1,)
 PAGE = 16
 """Tokens of a page of transformers' paged cache."""
 OFTEN = tuple(range(WORDS - WORDS // 33, WORDS))
 """End tokens: a random model gives every word about the same chance."""
-
-
-@dataclass
-class Silent:
-    """A tokenizer that knows an end token."""
-
-    eos_token_id: int = WORDS - 1
-    chat_template: None = None
 
 
 @dataclass(frozen=True)
@@ -80,17 +72,7 @@ CASES = {
 
 
 def model(hidden: int, layers: int) -> LM:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    config = Qwen3Config(
-        vocab_size=WORDS, hidden_size=hidden, intermediate_size=3 * hidden, head_dim=64,
-        num_hidden_layers=layers, num_attention_heads=hidden // 64,
-        num_key_value_heads=max(1, hidden // 128), max_position_embeddings=4096,
-        tie_word_embeddings=True, pad_token_id=0, bos_token_id=1, eos_token_id=WORDS - 1,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return LM(Qwen3ForCausalLM(config).eval(), Silent(), "random Qwen3")
+    return LM(random_qwen(hidden, layers), Silent(), "random Qwen3")
 
 
 def prompts_of(case: Case, seed: int) -> list[list[int]]:

@@ -20,7 +20,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,19 +31,12 @@ from autodidact.engines.speculative import Speculative
 from autodidact.law import Law
 from autodidact.model import LM
 from benchmarks.measuring import timed
+from benchmarks.random_model import WORDS, Silent, random_qwen
 from benchmarks.table import Row, machine, show, write
 
-WORDS, PROMPT = 4096, 32
+PROMPT = 32
 PEAKED = 6.0
 """Scale of the last norm: logits with a standard deviation of about three."""
-
-
-@dataclass
-class Silent:
-    """A tokenizer that knows an end token."""
-
-    eos_token_id: int = WORDS - 1
-    chat_template: None = None
 
 
 @dataclass(frozen=True)
@@ -61,25 +53,10 @@ class Sizes:
 QUICK = Sizes(64, 3, 1, 12, (1, 3), (2,), (0.0, 0.4))
 
 
-def random_model(sizes: Sizes, layers: int) -> Any:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    hidden = sizes.hidden
-    config = Qwen3Config(
-        vocab_size=WORDS, hidden_size=hidden, intermediate_size=3 * hidden, head_dim=64,
-        num_hidden_layers=layers, num_attention_heads=hidden // 64,
-        num_key_value_heads=max(1, hidden // 128), max_position_embeddings=4096,
-        tie_word_embeddings=True, pad_token_id=0, bos_token_id=1, eos_token_id=WORDS - 1,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Qwen3ForCausalLM(config).eval()
-
-
 @torch.no_grad()
 def pair(sizes: Sizes, scale: float) -> tuple[LM, LM]:
     """The target, whose upper layers add so much less, and the draft without them."""
-    target, draft = random_model(sizes, sizes.layers), random_model(sizes, sizes.kept)
+    target, draft = (random_qwen(sizes.hidden, n) for n in (sizes.layers, sizes.kept))
     for layer in target.model.layers[sizes.kept :]:
         layer.self_attn.o_proj.weight *= scale
         layer.mlp.down_proj.weight *= scale

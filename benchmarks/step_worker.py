@@ -29,6 +29,7 @@ from autodidact.problem import Message, Problem, Task
 from autodidact.run import Run
 from autodidact.train import Training, problems_at
 from benchmarks.measuring import peak, started, timed
+from benchmarks.random_model import random_qwen
 
 LR, GRAD_CLIP = 1e-4, 1.0
 PEERS = {"GRPO": "GRPOTrainer", "OPSD": "SDFTTrainer", "OPD": "DistillationTrainer"}
@@ -69,18 +70,8 @@ class Step:
 
 
 def network(case: Case, seed: int) -> Any:
-    """A random Qwen3 of V words that declares no end token of its own."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    config = Qwen3Config(
-        vocab_size=case.words, hidden_size=case.hidden, intermediate_size=3 * case.hidden,
-        head_dim=64, num_hidden_layers=case.layers, num_attention_heads=case.hidden // 64,
-        num_key_value_heads=max(1, case.hidden // 128), max_position_embeddings=4096,
-        tie_word_embeddings=True, pad_token_id=0, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return Qwen3ForCausalLM(config).eval()
+    """Its config declares no end token of its own."""
+    return random_qwen(case.hidden, case.layers, case.words, None, seed)
 
 
 def tokenizer(words: int) -> Any:
@@ -130,7 +121,13 @@ def method_of(case: Case, teacher: str) -> Method:
 
 def ours(case: Case, folder: Path) -> tuple[list[Step], float]:
     """Every step, and the peak of memory above that before the first."""
-    models = Models(LM(network(case, 0), tokenizer(case.words), "random Qwen3"))
+    models = Models(
+        LM(
+            network(case, 0),
+            tokenizer(case.words),
+            "random Qwen3",
+        )
+    )
     role = "policy"
     if case.method == "OPD":
         role = str(folder)
@@ -167,7 +164,10 @@ def trainer_of(case: Case, folder: Path, problems: Sequence[Problem]) -> Any:
 
     rows = [{"prompt": each.question, "privileged_context": each.solution} for each in problems]
     given = Dataset.from_list(rows), None, tokenizer(case.words)
-    model, shared = network(case, 0), settings(case, folder)
+    model, shared = (
+        network(case, 0),
+        settings(case, folder),
+    )
     if case.method == "GRPO":
         from trl import GRPOConfig, GRPOTrainer
 

@@ -98,23 +98,24 @@ def live_teacher(method: Method, models: Models) -> torch.Tensor:
     return untold_teacher(itself, models)
 
 
+def twins(models: Models) -> Batch:
+    """Pairs whose chosen and rejected answers are the same; the policy moves away afterwards."""
+    task = toy_task()
+    same = [replace(p, meta={"chosen": p.solution, "rejected": p.solution}) for p in task.train]
+    batch = GivenPairs()(same, models, task, 0)
+    assert models["initial"]
+    perturb(models.policy)
+    return batch
+
+
 def same_answer(method: Method, models: Models) -> torch.Tensor:
     """Gradient of a pair whose chosen and rejected answers are the same, the reference elsewhere."""
-    task = toy_task()
-    twins = [replace(p, meta={"chosen": p.solution, "rejected": p.solution}) for p in task.train]
-    batch = GivenPairs()(twins, models, task, 0)
-    models["initial"]
-    perturb(models.policy)
-    return flat(gradient(method, models, batch))
+    return flat(gradient(method, models, twins(models)))
 
 
 def same_known_answer(method: Method, models: Models) -> torch.Tensor:
     """As `same_answer`, on the rows that the policy surely prefers to the reference's weights."""
-    task = toy_task()
-    twins = [replace(p, meta={"chosen": p.solution, "rejected": p.solution}) for p in task.train]
-    batch = GivenPairs()(twins, models, task, 0)
-    models["initial"]
-    perturb(models.policy)
+    batch = twins(models)
     views = {"policy": plain(batch, grad=False), "reference": plain(batch, "initial")}
     scores = models.scores(views, batch)
     margin = (scores["policy"].logp - scores["reference"].logp).sum(1)

@@ -23,7 +23,7 @@ from autodidact.model import LM
 from autodidact.models import Models
 from autodidact.problem import Problem, Task
 from autodidact.rollouts.given import Given
-from autodidact.rollouts.sample import Sample, answer, sample_numbers, sampled_batch
+from autodidact.rollouts.sample import Sample, answer, complete, sample_numbers, sampled_batch
 from autodidact.store import Completion
 
 COIN = -1
@@ -138,14 +138,8 @@ class TeacherMixed(Sample):
 
     def __call__(self, problems: Sequence[Problem], models: Models, task: Task, seed: int) -> Batch:
         prompts = [models.policy.render(task.prompt(problem)) for problem in problems]
-        asked = [
-            Request(tuple(prompt), number, self.length)
-            for prompt, numbers in zip(prompts, sample_numbers(prompts, self.n), strict=True)
-            for number in numbers
-        ]
         engine = Mixed(replace(models[self.teacher], name=self.teacher), self.share)
-        found = iter(answer(models, asked, self.law, seed, engine))
-        drawn = [[next(found) for _ in range(self.n)] for _ in prompts]
+        drawn = complete(models, prompts, self.n, self.length, self.law, seed, engine)
         return sampled_batch(problems, prompts, drawn, task, self.law)
 
 

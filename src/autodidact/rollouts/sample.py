@@ -55,11 +55,16 @@ def complete(
     length: int,
     law: Law,
     seed: int,
+    engine: Engine | None = None,
 ) -> list[list[Completion]]:
-    """n completions of each prompt by the policy. A prompt that comes twice gets others then."""
+    """n completions of each prompt by the policy. A prompt that comes twice gets others then.
+
+    Args:
+        engine: that of the models by default.
+    """
     pairs = zip(prompts, sample_numbers(prompts, n), strict=True)
     asked = [Request(tuple(prompt), k, length) for prompt, numbers in pairs for k in numbers]
-    found = iter(answer(models, asked, law, seed))
+    found = iter(answer(models, asked, law, seed, engine))
     return [[next(found) for _ in range(n)] for _ in prompts]
 
 

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from autodidact.batch import Batch
-from autodidact.engine import Request
 from autodidact.engines import speculative
 from autodidact.engines.accept import Form
 from autodidact.models import Models
 from autodidact.problem import Problem, Task
-from autodidact.rollouts.sample import Sample, answer, sample_numbers, sampled_batch
+from autodidact.rollouts.sample import Sample, complete, sampled_batch
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,7 @@ class Speculative(Sample):
 
     def __call__(self, problems: Sequence[Problem], models: Models, task: Task, seed: int) -> Batch:
         prompts = [models.policy.render(task.prompt(problem)) for problem in problems]
-        asked = [
-            Request(tuple(prompt), number, self.length)
-            for prompt, numbers in zip(prompts, sample_numbers(prompts, self.n), strict=True)
-            for number in numbers
-        ]
         draft = replace(models[self.draft], name=self.draft)
         engine = speculative.Speculative(draft, self.guess, self.lenience, self.form)
-        found = iter(answer(models, asked, self.law, seed, engine))
-        drawn = [[next(found) for _ in range(self.n)] for _ in prompts]
+        drawn = complete(models, prompts, self.n, self.length, self.law, seed, engine)
         return sampled_batch(problems, prompts, drawn, task, self.law)
