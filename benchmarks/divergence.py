@@ -21,10 +21,7 @@ clock and memory that of torch's allocator.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +33,7 @@ import numpy as np
 import torch
 
 from autodidact.statistics import percentiles
+from benchmarks.apart import measured, settle
 from benchmarks.divergence_worker import PARTIES, Case, command
 from benchmarks.table import Row, machine, show, write
 
@@ -58,19 +56,7 @@ Runner = Callable[[Case, Path], dict[str, Any]]
 
 def apart(case: Case, cache: Path) -> dict[str, Any]:
     """Measures in a fresh process, whose compiler keeps what it makes in `cache`."""
-    further = {
-        "OMP_NUM_THREADS": str(case.threads),
-        "TORCHINDUCTOR_CACHE_DIR": str(cache),
-        "TRL_EXPERIMENTAL_SILENCE": "1",
-    }
-    done = subprocess.run(
-        command(case), env=os.environ | further, capture_output=True, text=True, check=False
-    )
-    if done.returncode == -9:
-        return {"skipped": "the system ended the process: out of memory"}
-    if done.returncode:
-        raise RuntimeError(f"{case} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return measured(command(case), case.threads, TORCHINDUCTOR_CACHE_DIR=str(cache))
 
 
 @dataclass(eq=False)
@@ -238,10 +224,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     full = {"hidden": [256, 1024, 2048], "tokens": 2048, "words": 151_936, "repeats": 5}
     quick = {"hidden": [32], "tokens": 64, "words": 4096, "repeats": 1}
-    for name, value in (quick if options.quick else full).items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    return options
+    return settle(options, full, quick)
 
 
 def main(arguments: Sequence[str] | None = None, run: Runner = apart) -> int:

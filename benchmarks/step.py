@@ -11,8 +11,8 @@ OPD     `DistillationTrainer`: the same divergence to another, frozen model, whi
 
 Settled so that both do the same: a constant learning rate, no gradient checkpointing, problems in
 the given order, TRL's importance weight in OPSD off. What is left: TRL takes each row's mean
-first in OPSD, the same where lengths are equal;
-ours also grades in OPSD and OPD, and keeps the log-probability of each token.
+first in OPSD, the same where lengths are equal; ours also grades in OPSD and OPD, and keeps the
+log-probability of each token.
 Prompts and completions have one length, so that neither side pads; ours gains where they have not.
 
 Every repeat of a side is a process of its own, the sides take turns, and the first step of each is
@@ -24,10 +24,7 @@ number of tokens, a loss or gradient is not finite, or the divergences of the fi
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib import metadata
@@ -38,6 +35,7 @@ import numpy as np
 import torch
 
 from autodidact.statistics import percentiles
+from benchmarks.apart import measured, settle
 from benchmarks.measuring import free
 from benchmarks.step_worker import PEERS, Case, command
 from benchmarks.table import Row, machine, show, write
@@ -58,15 +56,7 @@ def apart(case: Case) -> Found:
     """Measures in a fresh process."""
     if (needed := BUFFERS * case.rows * case.length * case.words * 4) > free("cpu"):
         return {"skipped": f"it may need {needed / 2**30:.1f} GiB"}
-    further = {"OMP_NUM_THREADS": str(case.threads), "TRL_EXPERIMENTAL_SILENCE": "1"}
-    done = subprocess.run(
-        command(case), env=os.environ | further, capture_output=True, text=True, check=False
-    )
-    if done.returncode == -9:
-        return {"skipped": "the system ended the process: out of memory"}
-    if done.returncode:
-        raise RuntimeError(f"{case} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return measured(command(case), case.threads)
 
 
 def explore(setting: Case, repeats: int, run: Runner) -> dict[str, list[Found]] | None:
@@ -144,10 +134,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     full = {"words": [4096, 151_936], "rows": 32, "length": 64, "steps": 5, "repeats": 5}
     quick = {"words": [512], "rows": 4, "length": 8, "steps": 1, "repeats": 1}
-    for name, value in (quick if options.quick else full).items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    return options
+    return settle(options, full, quick)
 
 
 def main(arguments: Sequence[str] | None = None, run: Runner = apart) -> int:

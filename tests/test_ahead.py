@@ -16,6 +16,7 @@ from autodidact.ahead import Ahead, dated, keep_apart
 from autodidact.calls import Call
 from autodidact.grade import grade
 from autodidact.law import Law
+from autodidact.learn import learn
 from autodidact.method import Rollout
 from autodidact.methods.dapo import dapo
 from autodidact.methods.dpo import dpo
@@ -27,7 +28,7 @@ from autodidact.models import Models
 from autodidact.run import Run
 from autodidact.session import Watcher, execute
 from autodidact.spec import Spec
-from autodidact.train import Training, fit, learn, problems_at
+from autodidact.train import Training, fit, problems_at
 from toys import generate, photograph, random_qwen, toy_task
 
 METHOD = grpo(n=2, length=6, correct="token")

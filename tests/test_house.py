@@ -16,8 +16,8 @@ from autodidact import calls
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "autodidact"
 CORE = (
-    "adapter", "ahead", "attention", "batch", "calls", "checkpoint", "contexts", "diagnose", "divergence", "engine", "grade",
-    "head", "kinds", "law", "ledger", "measure", "method", "model", "models", "names", "pack", "parallel", "privilege", "problem", "remembered",
+    "adapter", "ahead", "attention", "auxiliary", "batch", "calls", "checkpoint", "contexts", "diagnose", "divergence", "engine", "grade",
+    "head", "kinds", "law", "learn", "ledger", "measure", "method", "model", "models", "names", "pack", "parallel", "privilege", "problem", "remembered",
     "questions", "run", "scores", "spec", "statistics", "store", "sweep", "teachers", "threads", "train", "trial", "view",
 )  # fmt: skip
 PARTS = ("credits", "engines", "losses", "rollouts")
@@ -145,15 +145,15 @@ def test_only_scores_and_the_sampler_touch_the_vocabulary_axis():
 
 
 def test_no_randomness_but_what_is_asked_for():
-    """The global generator is seeded in one place, where peft draws from it, and put back."""
+    """The global generator is seeded where layers are made, which draw from it, and put back."""
     seeding = {
         name
         for name, tree in TREES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("manual_seed", "seed_all")
     }
-    assert seeding == {"adapter"}
-    assert "fork_rng" in FILES["adapter"].read_text()
+    assert seeding == {"adapter", "auxiliary"}
+    assert all("fork_rng" in FILES[name].read_text() for name in seeding)
 
 
 def test_importing_the_package_is_light():

@@ -11,6 +11,7 @@ import torch
 from autodidact.divergence import Divergence
 from autodidact.grade import grade
 from autodidact.law import Law
+from autodidact.learn import learn
 from autodidact.losses.divergence import Estimator, distill
 from autodidact.losses.importance import Correction, both_laws, corrected
 from autodidact.losses.policy import clipped, nll
@@ -23,7 +24,7 @@ from autodidact.methods.rft import rft
 from autodidact.models import Models
 from autodidact.rollouts.sample import Sample
 from autodidact.run import Run
-from autodidact.train import Training, learn
+from autodidact.train import Training
 from autodidact.view import plain
 from toys import about, laws, perturb, random_logits, random_qwen, rows_of, toy_task
 

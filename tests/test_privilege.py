@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from autodidact.kinds import KINDS, Kinds, kind_of
+from autodidact.learn import backward
 from autodidact.ledger import Ledger
 from autodidact.measure import Tally
 from autodidact.methods.grpo import grpo
 from autodidact.methods.opsd import opsd
 from autodidact.models import Models
 from autodidact.privilege import PROBLEMS, privilege
-from autodidact.train import backward
 from toys import perturb, random_qwen, toy_task
 
 # ------------------------------------------------------------------ kinds of tokens

@@ -9,7 +9,9 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from autodidact.losses.tokens import Tokens, highest
+from autodidact.credits.quantile import highest
+from autodidact.learn import learn
+from autodidact.losses.tokens import Tokens
 from autodidact.losses.weights import sequence_mean, told_mean
 from autodidact.method import token_mean
 from autodidact.methods.grpo import grpo
@@ -17,7 +19,6 @@ from autodidact.methods.opsd import opsd
 from autodidact.models import Models
 from autodidact.run import Run
 from autodidact.teachers import Teacher
-from autodidact.train import learn
 from toys import about, perturb, random_logits, random_qwen, rows_of, toy_task
 
 

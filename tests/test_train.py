@@ -54,7 +54,7 @@ def test_a_step_is_adamw_of_the_clipped_gradient(tokenizer):
         def step(self, closure=None):
             kept["g"] = [p.grad.clone() for p in self.param_groups[0]["params"]]
 
-    from autodidact.train import learn
+    from autodidact.learn import learn
 
     batch = sft().rollout(problems_at(task.train, 0, 4, 0), one, task, 0)
     tap = Tap(one.policy.model.parameters(), lr=1.0)

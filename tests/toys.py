@@ -177,3 +177,16 @@ def photograph(batch: Batch) -> dict[str, torch.Tensor]:
     """Copies of every tensor of a batch."""
     fields = {name: getattr(batch, name) for name in ("ids", "real", "own", "group")}
     return {name: value.clone() for name, value in {**fields, **batch.streams}.items()}
+
+
+def two_pairs() -> tuple[Batch, torch.Tensor, torch.Tensor]:
+    """Two pairs of unequal lengths, (3, 2) and (1, 4) tokens, and logits of policy and reference."""
+    batch = rows_of([3, 2, 1, 4], side=[1.0, -1.0, 1.0, -1.0])
+    batch = replace(batch, group=torch.tensor([0, 0, 1, 1]))
+    return batch, random_logits(10, 3), random_logits(10, 3, seed=1)
+
+
+def pair_loss(method, batch: Batch, policy: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """The loss of a batch of pairs, given the logits of policy and reference."""
+    scores = {"policy": about(batch, policy), "reference": about(batch, reference)}
+    return (method.loss(scores, batch) * method.weigh(batch)).sum()

@@ -2,7 +2,8 @@
 
     step-000100/
         config.json, model.safetensors, tokenizer ...   loadable by `from_pretrained` (or peft)
-        training/optimizer.safetensors, ema-*.safetensors, ahead-*.safetensors, state.json
+        training/optimizer.safetensors, state.json,
+                 ema-*.safetensors, ahead-*.safetensors, auxiliary-*.safetensors
         manifest.json                                    written last: size and SHA-256 of each file
 
 A checkpoint is written under a temporary name and renamed when it is complete. Tensors are
@@ -53,6 +54,7 @@ def save(training: Training, folder: Path, name: str | None = None) -> Path:
     for number, (_, lm) in enumerate(averages.items()):
         weights = {key: value.contiguous() for key, value in lm.model.named_parameters()}
         save_file(weights, temporary / "training" / f"ema-{number}.safetensors")
+    beside = _save_auxiliaries(training, temporary / "training")
     ahead = [] if training.ahead is None else training.ahead.made()
     for number, made in enumerate(ahead):
         save_file(_tensors(made.batch), temporary / "training" / f"ahead-{number}.safetensors")
@@ -62,6 +64,7 @@ def save(training: Training, folder: Path, name: str | None = None) -> Path:
         "skips": training.skips,
         "ledger": training.models.ledger.counts(),
         "averages": list(averages),
+        "auxiliaries": beside,
         "ahead": [_described(made) for made in ahead],
         "rollout": training.method.rollout.state(),
         "optimizer": groups,
@@ -121,6 +124,7 @@ def restore(training: Training, checkpoint: Path) -> None:
     for number, role in enumerate(state["averages"]):
         weights = load_file(checkpoint / "training" / f"ema-{number}.safetensors")
         _copy(dict(training.models[role].model.named_parameters()), weights)
+    _restore_auxiliaries(training, checkpoint / "training", state["auxiliaries"])
     tensors = load_file(checkpoint / "training" / "optimizer.safetensors")
     training.optimizer.load_state_dict(_unflatten(tensors, state["optimizer"]))
     training.step, training.position = state["step"], state["position"]
@@ -130,6 +134,33 @@ def restore(training: Training, checkpoint: Path) -> None:
     if state["rollout"] is not None:
         training.method.rollout.restore(state["rollout"])
     _restore_ahead(training, checkpoint, state["ahead"])
+
+
+def _save_auxiliaries(training: Training, folder: Path) -> dict[str, Any]:
+    """Write the networks that have been in use, and return what of them is JSON, by name."""
+    from safetensors.torch import save_file
+
+    found = {}
+    for name, each in training.models.auxiliaries.items():
+        tensors, groups = _flatten(each.optimizer.state_dict())
+        weights = {key: value.contiguous() for key, value in each.network.state_dict().items()}
+        save_file(weights, folder / f"auxiliary-{name}.safetensors")
+        save_file(tensors, folder / f"auxiliary-{name}-optimizer.safetensors")
+        found[name] = {"updates": each.updates, "optimizer": groups}
+    return found
+
+
+def _restore_auxiliaries(training: Training, folder: Path, state: dict[str, Any]) -> None:
+    from safetensors.torch import load_file
+
+    for auxiliary in training.method.auxiliaries:
+        if auxiliary.name not in state:
+            continue
+        known, each = state[auxiliary.name], training.models.trained(auxiliary)
+        each.network.load_state_dict(load_file(folder / f"auxiliary-{auxiliary.name}.safetensors"))
+        tensors = load_file(folder / f"auxiliary-{auxiliary.name}-optimizer.safetensors")
+        each.optimizer.load_state_dict(_unflatten(tensors, known["optimizer"]))
+        each.updates = known["updates"]
 
 
 def _restore_ahead(training: Training, checkpoint: Path, ahead: list[dict[str, Any]]) -> None:

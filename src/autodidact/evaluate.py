@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from autodidact.law import Law
-from autodidact.ledger import Ledger
 from autodidact.models import Models
 from autodidact.problem import Problem, Task
 from autodidact.statistics import majority, pass_at_k
@@ -97,14 +96,11 @@ def _decode(
 ) -> list[tuple[Problem, list[Completion]]]:
     from autodidact.rollouts.sample import complete
 
-    spent, models.ledger = models.ledger, Ledger()
     prompts = [models.policy.render(task.prompt(problem)) for problem in problems]
     step, found = max(1, ROWS // n), []
-    try:
+    with models.uncharged():
         for start in range(0, len(prompts), step):
             found += complete(models, prompts[start : start + step], n, length, law, seed)
-    finally:
-        models.ledger = spent
     return list(zip(problems, found, strict=True))
 
 

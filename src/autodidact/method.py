@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
 import torch
 from jaxtyping import Float
 
+from autodidact.auxiliary import Auxiliary
 from autodidact.batch import Batch, Unit
 from autodidact.parallel import total
 from autodidact.view import View, plain
@@ -105,6 +106,7 @@ class Method:
         signal: [B, T], what each token is told: shown in the token view, and its mean size is
             logged. Takes (scores, batch, loss values).
         signal_name: what that number is, such as "divergence to the teacher (nats)".
+        auxiliaries: networks that are trained beside the policy, once on each batch.
         name, arguments: the call that made it; filled in by `factory`.
     """
 
@@ -119,6 +121,7 @@ class Method:
     stale: bool = False
     signal: Callable[..., Float[torch.Tensor, "B T"]] = loss_itself
     signal_name: str = "loss (nats)"
+    auxiliaries: tuple[Auxiliary, ...] = ()
     name: str = ""
     arguments: Mapping[str, Any] | None = None
 

@@ -9,7 +9,6 @@ import torch
 
 from autodidact.batch import Batch
 from autodidact.grade import grade, texts
-from autodidact.ledger import Ledger
 from autodidact.method import Method
 from autodidact.models import Models
 from autodidact.problem import Problem, Task
@@ -27,8 +26,7 @@ def look(
     Nothing is learned and nothing is charged to the ledger. Problems that the rollout drops (no
     pair, no verified answer) are left out.
     """
-    spent, models.ledger = models.ledger, Ledger(optimizer_steps=models.ledger.optimizer_steps)
-    try:
+    with models.uncharged():
         batch = method.rollout.fresh()(problems, models, task, seed)
         if not len(batch):
             return {**_named(method), "problems": []}
@@ -38,8 +36,6 @@ def look(
         views = method.views(batch, models)
         scores = {name: models.score(view, batch) for name, view in views.items()}
         signal = method.signal(scores, batch, method.loss(scores, batch))
-    finally:
-        models.ledger = spent
     policy = scores["policy"]
     columns: dict[str, Any] = {"signal": signal, "logp": policy.logp, "student": policy.topk(WORDS)}
     other = next((scores[name] for name in scores if name != "policy"), None)

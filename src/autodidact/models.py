@@ -10,7 +10,8 @@ copy:k      the effective weights of every k-th update, the initial ones until t
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from jaxtyping import Float
 
 from autodidact.adapter import effective_weights
+from autodidact.auxiliary import Auxiliary, Trained
 from autodidact.batch import Batch
 from autodidact.engine import Engine
 from autodidact.head import Head
@@ -45,6 +47,8 @@ class Models:
         self.store = store
         self.engine = engine
         """What draws from the policy; `None` for the model itself, where it is."""
+        self.auxiliaries: dict[str, Trained] = {}
+        """Networks that are trained beside the policy, by name."""
         self.states: States | None = None
         """Where the outputs of frozen roles are kept and looked up, see `remembered`."""
         self.pack = True
@@ -144,6 +148,25 @@ class Models:
         found[view.at[view.asked]] = output[fed.at[view.asked]]
         return found
 
+    @torch.no_grad()
+    def depths(self, view: View, shares: Sequence[float]) -> Float[torch.Tensor, "N L D"]:
+        """States of a view of one role at these shares of its layers, at the tokens asked.
+
+        Of L layers share s takes the output of layer round(s L); 0 is the embedding, 1 the last,
+        after the final norm.
+        """
+        view = replace(view, grad=False)
+        self.ledger.teacher_forward += int(view.real.sum())
+        found = self[view.role].read(view, use_cache=False, output_hidden_states=True).hidden_states
+        chosen = [found[round(share * (len(found) - 1))].flatten(0, 1) for share in shares]
+        return torch.stack([each[view.at[view.asked]] for each in chosen], 1)
+
+    def trained(self, auxiliary: Auxiliary) -> Trained:
+        """The network of an auxiliary, made at its first use, and its optimizer."""
+        if auxiliary.name not in self.auxiliaries:
+            self.auxiliaries[auxiliary.name] = Trained.of(auxiliary, self)
+        return self.auxiliaries[auxiliary.name]
+
     def _read(self, view: View) -> tuple[Float[torch.Tensor, "RS D"], Head]:
         """The outputs of a view as it stands, and the head over them. The ledger is charged."""
         reader, count = self[view.role], int(view.real.sum())
@@ -175,6 +198,15 @@ class Models:
     def _packed(self, view: View) -> View:
         """The view without its padding, and with every shared prefix once, where that saves."""
         return lean(self[view.role], view) if self.pack else view
+
+    @contextmanager
+    def uncharged(self) -> Iterator[None]:
+        """What is drawn and read while this is open is for looking, and costs a run nothing."""
+        spent, self.ledger = self.ledger, Ledger(optimizer_steps=self.ledger.optimizer_steps)
+        try:
+            yield
+        finally:
+            self.ledger = spent
 
     @torch.no_grad()
     def after_step(self, before: int) -> None:

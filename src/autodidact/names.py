@@ -20,3 +20,10 @@ def choose(kind: str, given: str, allowed: Iterable[str]) -> str:
             f"{kind} {given!r} is unknown; allowed: {', '.join(allowed)}" + nearest(given, allowed)
         )
     return given
+
+
+def at_least_one(**given: int) -> None:
+    """`ValueError` for a number below 1."""
+    for name, value in given.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} is not allowed: it must be at least 1")

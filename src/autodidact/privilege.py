@@ -20,7 +20,6 @@ from collections.abc import Sequence
 import torch
 
 from autodidact.batch import Batch, batch_of
-from autodidact.ledger import Ledger
 from autodidact.method import Method
 from autodidact.models import Models
 from autodidact.problem import Problem, Task
@@ -41,15 +40,12 @@ def privilege(
     A teacher who is told of completions (feedback, a sibling) is told the solution here.
     """
     told = [p for p in problems if _text(p) and all(getattr(p, field) for field in method.needs)]
-    spent, models.ledger = models.ledger, Ledger(optimizer_steps=models.ledger.optimizer_steps)
-    try:
+    with models.uncharged():
         batch = _references(method, models, task, told[:PROBLEMS])
         if batch is None:
             return {}
         views = method.views(batch, models)
         scores = models.scores(views, batch)
-    finally:
-        models.ledger = spent
     judge = Teacher.parse(str((method.arguments or {}).get("teacher", "policy")))
     student, teacher = scores["policy"].logp, judge.scores(scores).logp
     return {

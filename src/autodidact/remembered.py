@@ -13,16 +13,15 @@ Lightning OPD.
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
+from autodidact.store import Table
 from autodidact.view import View
 
 if TYPE_CHECKING:
@@ -31,14 +30,11 @@ if TYPE_CHECKING:
     from autodidact.problem import Task
 
 
-class States:
-    """A file of hidden states, a record for each row that somebody read."""
+class States(Table):
+    """A file of hidden states in float32, a record for each row that somebody read."""
 
-    def __init__(self, path: Path | str):
-        self.path = Path(path)
-        self._base = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-        self._base.execute("pragma journal_mode=wal")
-        self._base.execute("create table if not exists states (key text primary key, hidden blob)")
+    name = "states"
+    columns = "hidden blob"
 
     def find(self, key: str, size: int) -> Float[torch.Tensor, "n D"] | None:
         """The states under that key, of `size` numbers each."""
@@ -50,12 +46,6 @@ class States:
     def add(self, key: str, hidden: Float[torch.Tensor, "n D"]) -> None:
         numbers = hidden.float().cpu().numpy().tobytes()
         self._base.execute("insert or ignore into states values (?, ?)", (key, numbers))
-
-    def __len__(self) -> int:
-        return self._base.execute("select count(*) from states").fetchone()[0]
-
-    def close(self) -> None:
-        self._base.close()
 
 
 def lasts(view: View) -> bool:
@@ -77,7 +67,7 @@ def remembered(models: Models, view: View) -> Float[torch.Tensor, "N D"]:
     keys = [_key(models, view, row) for row in range(len(view.ids))]
     found = {row: states.find(key, size) for row, key in enumerate(keys)}
     missing = [row for row, hidden in found.items() if hidden is None]
-    known = [row for row in found if row not in set(missing)]
+    known = [row for row, hidden in found.items() if hidden is not None]
     models.ledger.teacher_forward += int(view.real[known].sum())
     if missing:
         part = _rows(view, missing)

@@ -72,8 +72,9 @@ def execute(
     training = Training(method, models, task, spec.run)
     session = _Session(spec, directory, training, untouched, watcher or Watcher())
     session.run(resume, examples)
-    if models.store is not None:
-        models.store.close()
+    for table in (models.store, models.states):
+        if table is not None:
+            table.close()
     return directory.path
 
 

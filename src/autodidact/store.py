@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,36 @@ class Completion:
 FIELDS = "ids, logp, raw, finished, support"
 
 
-class Store:
-    """A file of completions, safe to share between processes."""
+class Table:
+    """Records in a file, under keys; safe to share between processes.
+
+    Attributes:
+        name, columns: of the table, without its key.
+    """
+
+    name: ClassVar[str]
+    columns: ClassVar[str]
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
         self._base = sqlite3.connect(self.path, timeout=60, isolation_level=None)
         self._base.execute("pragma journal_mode=wal")
         self._base.execute(
-            "create table if not exists rollouts "
-            "(key text primary key, origin text, prompt blob, ids blob, logp blob, raw blob, "
-            "finished int, support blob)"
+            f"create table if not exists {self.name} (key text primary key, {self.columns})"
         )
+
+    def __len__(self) -> int:
+        return self._base.execute(f"select count(*) from {self.name}").fetchone()[0]
+
+    def close(self) -> None:
+        self._base.close()
+
+
+class Store(Table):
+    """A file of completions."""
+
+    name = "rollouts"
+    columns = "origin text, prompt blob, ids blob, logp blob, raw blob, finished int, support blob"
 
     def find(self, origin: dict, prompt: Sequence[int], sample: int) -> Completion | None:
         row = self._base.execute(
@@ -81,18 +100,12 @@ class Store:
             ),
         )
 
-    def __len__(self) -> int:
-        return self._base.execute("select count(*) from rollouts").fetchone()[0]
-
     def __iter__(self) -> Iterator[tuple[dict, list[int], Completion]]:
         """Every stored rollout: its origin, the prompt and the completion."""
         for origin, prompt, *fields in self._base.execute(
             f"select origin, prompt, {FIELDS} from rollouts order by rowid"
         ):
             yield json.loads(origin), list(array("q", prompt)), _completion(*fields)
-
-    def close(self) -> None:
-        self._base.close()
 
 
 def _key(origin: dict, prompt: Sequence[int], sample: int) -> str:

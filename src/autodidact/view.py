@@ -63,6 +63,14 @@ def plain(batch: Batch, role: str = "policy", *, grad: bool | None = None) -> Vi
     return View(batch.ids, batch.real, at, role, role == "policy" if grad is None else grad)
 
 
+def read_to(batch: Batch, role: str = "policy") -> View:
+    """The rows as they are, without gradient. Asked are the own tokens, each of the output at its
+    own column: the state of a reader who has read the token, which says nothing about it yet."""
+    rows, width = batch.ids.shape
+    here = torch.arange(rows * width, device=batch.ids.device).view(rows, width)
+    return View(batch.ids, batch.real, torch.where(batch.own, here, -1), role)
+
+
 def reread(
     batch: Batch,
     models: Models,

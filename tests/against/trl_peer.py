@@ -7,9 +7,9 @@ import torch
 from transformers import TrainerCallback
 
 from autodidact.batch import Batch
+from autodidact.learn import backward
 from autodidact.method import Method
 from autodidact.models import Models
-from autodidact.train import backward
 
 REASON = "TRL is not installed (pip install trl==1.16.0)"
 DEPRECATED = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -14,22 +13,14 @@ from autodidact.problem import Problem
 from autodidact.rollouts.choose import BestAndWorst
 from autodidact.rollouts.given import GivenPairs
 from autodidact.rollouts.sample import Sample
-from toys import about, random_logits, rows_of, toy_task
+from toys import about, pair_loss, toy_task, two_pairs
 
 BETA = 0.3
 
 
 @pytest.fixture
 def pairs():
-    """Two pairs of unequal lengths: (3, 2) and (1, 4) tokens."""
-    batch = rows_of([3, 2, 1, 4], side=[1.0, -1.0, 1.0, -1.0])
-    batch = replace(batch, group=torch.tensor([0, 0, 1, 1]))
-    return batch, random_logits(10, 3), random_logits(10, 3, seed=1)
-
-
-def loss_of(method, batch, policy, reference):
-    scores = {"policy": about(batch, policy), "reference": about(batch, reference)}
-    return (method.loss(scores, batch) * method.weigh(batch)).sum()
+    return two_pairs()
 
 
 def margins(batch, policy, reference, beta=BETA):
@@ -45,13 +36,13 @@ def test_it_is_the_mean_over_pairs_of_the_formula(pairs):
         expected = (
             -(1 - smoothing) * torch.sigmoid(h).log() - smoothing * torch.sigmoid(-h).log()
         ).mean()
-        found = loss_of(dpo(BETA, smoothing), batch, policy, reference)
+        found = pair_loss(dpo(BETA, smoothing), batch, policy, reference)
         assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-7)
 
 
 def test_at_the_reference_the_loss_is_log_2_and_its_slope_in_the_margin_is_minus_a_half(pairs):
     batch, policy, _ = pairs
-    found = loss_of(dpo(BETA), batch, policy, policy.detach())
+    found = pair_loss(dpo(BETA), batch, policy, policy.detach())
     assert float(found.detach()) == pytest.approx(math.log(2), rel=1e-7)
     gradient = torch.autograd.grad(found, policy)[0]
     half = torch.autograd.grad(-0.5 * margins(batch, policy, policy.detach()).mean(), policy)[0]
@@ -61,7 +52,7 @@ def test_at_the_reference_the_loss_is_log_2_and_its_slope_in_the_margin_is_minus
 def test_smoothing_scales_the_slope_at_the_reference_by_one_minus_twice_itself(pairs):
     batch, policy, _ = pairs
     plain, smooth = (
-        torch.autograd.grad(loss_of(dpo(BETA, e), batch, policy, policy.detach()), policy)[0]
+        torch.autograd.grad(pair_loss(dpo(BETA, e), batch, policy, policy.detach()), policy)[0]
         for e in (0.0, 0.2)
     )
     assert torch.allclose(smooth, 0.6 * plain, rtol=1e-6, atol=1e-10)
@@ -70,7 +61,7 @@ def test_smoothing_scales_the_slope_at_the_reference_by_one_minus_twice_itself(p
 def test_a_small_beta_makes_it_linear(pairs):
     batch, policy, reference = pairs
     beta = 1e-4
-    found = loss_of(dpo(beta), batch, policy, reference)
+    found = pair_loss(dpo(beta), batch, policy, reference)
     h = margins(batch, policy, reference, beta).mean()
     assert float(found.detach() - math.log(2)) == pytest.approx(float(-h.detach() / 2), rel=1e-3)
 
@@ -79,15 +70,15 @@ def test_shifting_all_logits_at_one_place_changes_nothing(pairs):
     batch, policy, reference = pairs
     shift = torch.zeros_like(policy)
     shift[4] = 7.0
-    found = loss_of(dpo(BETA), batch, policy + shift, reference).detach()
+    found = pair_loss(dpo(BETA), batch, policy + shift, reference).detach()
     assert float(found) == pytest.approx(
-        float(loss_of(dpo(BETA), batch, policy, reference).detach()), rel=1e-12
+        float(pair_loss(dpo(BETA), batch, policy, reference).detach()), rel=1e-12
     )
 
 
 def test_weights_that_broke_are_not_hidden(pairs):
     batch, policy, reference = pairs
-    assert loss_of(dpo(BETA), batch, policy * torch.nan, reference).isnan()
+    assert pair_loss(dpo(BETA), batch, policy * torch.nan, reference).isnan()
 
 
 def test_the_signal_is_the_implicit_reward_of_each_token(pairs):

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from autodidact.law import Law
+from autodidact.learn import learn
 from autodidact.methods.rft import rft
 from autodidact.models import Models
 from autodidact.rollouts.choose import BestOf
 from autodidact.rollouts.sample import Sample
 from autodidact.run import Run
-from autodidact.train import Training, learn
+from autodidact.train import Training
 from toys import graded, toy_task
 
 

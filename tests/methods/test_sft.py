@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from autodidact.learn import learn
 from autodidact.methods.sft import sft
 from autodidact.models import Models
 from autodidact.run import Run
-from autodidact.train import learn
 from toys import about, random_logits, rows_of, toy_task
 
 

@@ -16,22 +16,14 @@ from autodidact.rollouts.role import SolutionPairs
 from autodidact.rollouts.sample import Sample
 from autodidact.run import Run
 from autodidact.train import Training
-from toys import about, random_logits, rows_of, toy_task
+from toys import about, pair_loss, random_logits, rows_of, toy_task, two_pairs
 
 BETA = 0.3
 
 
 @pytest.fixture
 def pairs():
-    """Two pairs of unequal lengths: (3, 2) and (1, 4) tokens."""
-    batch = rows_of([3, 2, 1, 4], side=[1.0, -1.0, 1.0, -1.0])
-    batch = replace(batch, group=torch.tensor([0, 0, 1, 1]))
-    return batch, random_logits(10, 3), random_logits(10, 3, seed=1)
-
-
-def loss_of(method, batch, policy, reference):
-    scores = {"policy": about(batch, policy), "reference": about(batch, reference)}
-    return (method.loss(scores, batch) * method.weigh(batch)).sum()
+    return two_pairs()
 
 
 def texts(batch):
@@ -40,7 +32,7 @@ def texts(batch):
 
 def test_on_the_same_pairs_it_is_dpo(pairs):
     batch, policy, reference = pairs
-    one, two = (loss_of(method, batch, policy, reference) for method in (spin(BETA), dpo(BETA)))
+    one, two = (pair_loss(method, batch, policy, reference) for method in (spin(BETA), dpo(BETA)))
     assert float(one.detach()) == pytest.approx(float(two.detach()), rel=1e-12)
     grads = [torch.autograd.grad(each, policy)[0] for each in (one, two)]
     assert grads[0].abs().max() > 1e-3 and torch.allclose(*grads, rtol=1e-12)
@@ -49,7 +41,7 @@ def test_on_the_same_pairs_it_is_dpo(pairs):
 def test_against_itself_the_loss_is_log_2_and_the_hinge_1(pairs):
     batch, policy, _ = pairs
     for kind, value in (("logistic", math.log(2)), ("hinge", 1.0)):
-        found = loss_of(spin(BETA, kind=kind), batch, policy, policy.detach())
+        found = pair_loss(spin(BETA, kind=kind), batch, policy, policy.detach())
         assert float(found.detach()) == pytest.approx(value, rel=1e-7)
 
 
@@ -59,7 +51,7 @@ def test_the_hinge_is_flat_beyond_a_margin_of_1(pairs):
         gaps = (about(batch, policy).logp - about(batch, reference).logp).sum(1)
         h = beta * torch.stack([gaps[0] - gaps[1], gaps[2] - gaps[3]])
         expected = (1 - h).relu().mean()
-        found = loss_of(spin(beta, kind="hinge"), batch, policy, reference)
+        found = pair_loss(spin(beta, kind="hinge"), batch, policy, reference)
         assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-7)
     assert (h > 1).any() and (h < 1).any()
 

@@ -5,6 +5,7 @@ Shapes: B live rows, D hidden size.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -69,6 +70,15 @@ class Whole:
             tokens[:, None], self.real, position_ids=self.position[:, None],
             past_key_values=self.cache, use_cache=True,
         ).last_hidden_state[:, -1]  # fmt: skip
+
+
+def side_by_side(
+    reads: Sequence[tuple[int, ...]],
+) -> tuple[dict[tuple[int, ...], int], list[int]]:
+    """What rows read, with how many read it, and the rows in that order, as `admit` adds them."""
+    copies = dict(Counter(reads))
+    place = {read: number for number, read in enumerate(copies)}
+    return copies, sorted(range(len(reads)), key=lambda row: place[reads[row]])
 
 
 def repeated(copies: Sequence[int], device: torch.device) -> Int[torch.Tensor, "B"]:

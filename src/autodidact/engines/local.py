@@ -6,7 +6,6 @@ waiting ones take their place.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from autodidact.engine import Drawn, Request, fits
 from autodidact.engines.copies import fast_head
-from autodidact.engines.decoder import Decoder, Whole
+from autodidact.engines.decoder import Decoder, Whole, side_by_side
 from autodidact.engines.lean import Lean, lean
 from autodidact.law import Law, draw, prompt_key, uniform
 from autodidact.model import LM
@@ -61,11 +60,12 @@ class Local:
         hidden, taken = torch.empty(0, 0), 0
         while taken < len(requests) or len(sheet.alive):
             if taken < len(requests) and (decoder.refills or not len(sheet.alive)):
-                copies = Counter(read[taken : taken + slots - len(sheet.alive)])
+                joining = read[taken : taken + slots - len(sheet.alive)]
+                copies, order = side_by_side(joining)
                 fresh = decoder.admit(list(copies), list(copies.values()))
                 hidden = torch.cat([hidden, fresh]) if len(sheet.alive) else fresh
-                sheet.admit(_together(read, taken, copies))
-                taken += copies.total()
+                sheet.admit([taken + number for number in order])
+                taken += len(joining)
             while True:
                 tokens = sheet.write(hidden)
                 left = int(sheet.going.sum())
@@ -77,14 +77,6 @@ class Local:
             decoder.keep(keep)
             hidden = decoder.step(tokens[keep]) if left else hidden[:0]
         return Drawn(sheet.completions(), decoder.read)
-
-
-def _together(
-    read: Sequence[tuple[int, ...]], first: int, copies: Counter[tuple[int, ...]]
-) -> list[int]:
-    """The numbers of the requests that join, those that read the same side by side."""
-    order = {prompt: place for place, prompt in enumerate(copies)}
-    return sorted(range(first, first + copies.total()), key=lambda number: order[read[number]])
 
 
 class _Sheet:

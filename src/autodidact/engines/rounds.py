@@ -5,7 +5,6 @@ Shapes: B rows that are being written, G proposals of each, V vocabulary.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +14,7 @@ from jaxtyping import Float, Int
 from autodidact.engine import Request
 from autodidact.engines.accept import Lenience, behaviour, judge
 from autodidact.engines.copies import fast_head
+from autodidact.engines.decoder import side_by_side
 from autodidact.engines.rewind import Rewind, rewind
 from autodidact.law import Law, draw, uniform
 from autodidact.model import LM
@@ -133,10 +133,9 @@ class Desk:
 
     def admit(self, joining: Sequence[Row]) -> None:
         """Read the prompts of rows, but for their last token: a round begins with it."""
-        copies = Counter(row.request.read for row in joining)
-        order = {prompt: number for number, prompt in enumerate(copies)}
+        copies, order = side_by_side([row.request.read for row in joining])
         old = len(self.rows)
-        self.rows += sorted(joining, key=lambda row: order[row.request.read])
+        self.rows += [joining[number] for number in order]
         fresh = torch.arange(len(self.rows), device=self.device) >= old
         for decoder in self.decoders:
             decoder.admit(list(copies), list(copies.values()))

@@ -21,7 +21,6 @@ and "overlap" are known only where both laws have been read. They multiply the v
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from autodidact.batch import Batch
+from autodidact.credits.quantile import highest
 from autodidact.method import Method
 from autodidact.names import choose
 from autodidact.parallel import total
@@ -47,8 +47,6 @@ Amount = int | Fraction
 Weigh = Callable[[Batch], Float[torch.Tensor, "B T"]]
 Loss = Callable[[Mapping[str, "Scores"], Batch], Float[torch.Tensor, "B T"]]
 
-SLACK = 1e-5
-"""Tokens this near to the last that is kept are kept too: they differ by rounding, if at all."""
 ALONE = Teacher(((1.0, "teacher"),))
 """Whoever reads the view "teacher"."""
 
@@ -189,33 +187,6 @@ def _early(
     if isinstance(amount, int):
         return place <= amount
     return place * amount.denominator < length * amount.numerator + amount.denominator
-
-
-def highest(
-    values: Float[torch.Tensor, "B T"], counted: Bool[torch.Tensor, "B T"], share: Amount
-) -> Bool[torch.Tensor, "B T"]:
-    """The share of the counted tokens of all ranks with the highest values, rounded up.
-
-    All that tie with the last of them are among them.
-    """
-    known = _everywhere(values[counted])
-    if not len(known):
-        return torch.zeros_like(counted)
-    last = known.topk(math.ceil(share * len(known))).values[-1]
-    return counted & (values >= last - SLACK * last.abs().clamp(min=1))
-
-
-def _everywhere(values: Float[torch.Tensor, "n"]) -> Float[torch.Tensor, "m"]:
-    """The values of all ranks, which may have different numbers of them."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return values
-    ranks, here = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    sizes = torch.zeros(ranks, dtype=torch.long, device=values.device)
-    sizes[here] = len(values)
-    ends = total(sizes).cumsum(0).tolist()
-    found = values.new_zeros(ends[-1])
-    found[ends[here] - len(values) : ends[here]] = values
-    return total(found)
 
 
 @torch.no_grad()

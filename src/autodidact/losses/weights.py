@@ -3,6 +3,7 @@ micro-batches and ranks cannot change a denominator."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from autodidact.method import token_mean
 from autodidact.parallel import total
 
 Normalise = Literal["token", "sequence", "constant"]
+Weigh = Callable[[Batch], Float[torch.Tensor, "B T"] | Float[torch.Tensor, "B"]]
 
 
 def sequence_mean(batch: Batch) -> Float[torch.Tensor, "B T"]:
@@ -41,7 +43,7 @@ def row_mean(batch: Batch) -> Float[torch.Tensor, "B"]:
     return torch.ones(len(batch), device=batch.ids.device) / rows
 
 
-def normalised(kind: Normalise, length: int):
+def normalised(kind: Normalise, length: int) -> Weigh:
     """The `weigh` of that name; `length` is the constant of "constant"."""
     if kind == "constant":
         return lambda batch: constant(batch, length)

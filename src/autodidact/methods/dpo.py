@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from autodidact.credits.group import group_sum
 from autodidact.law import Law
+from autodidact.losses.preference import implicit_reward, margin
 from autodidact.losses.weights import row_mean
 from autodidact.method import Method, factory
 from autodidact.rollouts.choose import BestAndWorst
@@ -43,11 +43,8 @@ def dpo(
     def views(batch, models):
         return {"policy": plain(batch), "reference": plain(batch, "initial")}
 
-    def margins(scores, batch):
-        return beta * (scores["policy"].logp - scores["reference"].logp)
-
     def loss(scores, batch):
-        h = group_sum(margins(scores, batch).sum(1) * batch.take("side"), batch.group)
+        h = margin(implicit_reward(scores, beta), batch)
         return -(1 - smoothing) * _logsigmoid(h) - smoothing * _logsigmoid(-h)
 
     return Method(
@@ -58,7 +55,7 @@ def dpo(
         unit="group",
         stale=True,
         needs=() if given else ("answer",),
-        signal=lambda scores, batch, values: margins(scores, batch).detach(),
+        signal=lambda scores, batch, values: implicit_reward(scores, beta).detach(),
         signal_name="implicit reward of the token",
     )
 

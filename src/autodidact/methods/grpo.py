@@ -2,13 +2,12 @@ from __future__ import annotations
 
 from autodidact.credits.group import Scale, group_advantage
 from autodidact.law import Law
-from autodidact.losses.importance import Correct, Correction, both_laws
-from autodidact.losses.policy import clipped, k3
+from autodidact.losses.importance import Correct
+from autodidact.losses.policy import KL, Surrogate, policy_gradient
 from autodidact.losses.weights import Normalise, normalised
 from autodidact.method import Method, factory
 from autodidact.rollouts.choose import WithSpread
 from autodidact.rollouts.sample import Sample
-from autodidact.view import plain
 
 
 @factory
@@ -27,6 +26,7 @@ def grpo(
     top_p: float = 1.0,
     correct: Correct | None = None,
     cap: float = 2.0,
+    kl_kind: KL = "k3",
 ) -> Method:
     """Group Relative Policy Optimization: rewards compared within the answers to one question.
 
@@ -54,43 +54,17 @@ def grpo(
         correct: weigh tokens drawn by another engine or older weights: by "token", by "sequence",
             or "mask" those too far apart.
         cap: of those weights.
+        kl_kind: "k3" as in the paper; "k2", "k3_plus" (verl) and "k3_ratio" (TRL) have the gradient
+            of KL(policy, reference), see `losses.policy.penalty`.
     """
     if n < 2:
         raise ValueError(f"n={n}: a group needs at least 2 completions to compare")
-    high = clip if clip_high is None else clip_high
     sample = Sample(n, length, Law(temperature, top_k, top_p))
-    correction = None if correct is None else Correction(correct, cap)
-
-    def credit(batch, models):
-        batch = group_advantage(batch, scale)
-        if correction is None or epochs == 1:
-            return batch
-        return batch.put(old=both_laws(models.score(plain(batch), batch), batch)[0])
-
-    def views(batch, models):
-        own = {"policy": plain(batch)}
-        return own if kl == 0 else {**own, "reference": plain(batch, "initial")}
-
-    def loss(scores, batch):
-        now, then = both_laws(scores["policy"], batch)
-        old = then if correction is None else batch.streams.get("old", now.detach())
-        value = clipped(now, old, batch.take("advantage"), clip, high)
-        if correction is not None:
-            value = value * correction.weights(old, then, batch.own)
-        if kl == 0:
-            return value
-        logp = scores["policy"].logp if "support" in batch.streams else now
-        return value + kl * k3(logp, scores["reference"].logp)
-
-    return Method(
+    high = clip if clip_high is None else clip_high
+    return policy_gradient(
         WithSpread(sample, waves) if waves > 1 else sample,
-        loss,
-        credit,
-        views,
+        lambda batch, models: group_advantage(batch, scale),
+        Surrogate(low=clip, high=high, correct=correct, cap=cap, kl=kl, kl_kind=kl_kind),
         normalised(normalise, length),
-        needs=("answer",),
         epochs=epochs,
-        stale=True,
-        signal=lambda scores, batch, values: batch.take("advantage"),
-        signal_name="advantage",
     )

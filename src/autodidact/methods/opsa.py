@@ -5,10 +5,10 @@ from fractions import Fraction
 
 import torch
 
+from autodidact.credits.quantile import highest
 from autodidact.law import Law
 from autodidact.losses.importance import Correct, both_laws, corrected
 from autodidact.losses.policy import clipped
-from autodidact.losses.tokens import highest
 from autodidact.method import Method, factory
 from autodidact.parallel import total
 from autodidact.rollouts.sample import Sample

@@ -4,6 +4,7 @@ import torch
 
 from autodidact.credits.group import group_sum
 from autodidact.law import Law
+from autodidact.losses.preference import implicit_reward
 from autodidact.losses.weights import row_mean
 from autodidact.method import Method, factory
 from autodidact.rollouts.role import SolutionPairs
@@ -42,11 +43,8 @@ def seppo(
         turn = int(batch.take("past")[0]) if "past" in batch.streams else 0
         return {"policy": plain(batch), "reference": plain(batch, roles[turn])}
 
-    def gaps(scores):
-        return scores["policy"].logp - scores["reference"].logp
-
     def loss(scores, batch):
-        gap, won = gaps(scores).sum(1), batch.take("side") > 0
+        gap, won = implicit_reward(scores, 1.0).sum(1), batch.take("side") > 0
         kept = group_sum((won * gap.detach()).to(gap.dtype), batch.group) >= 0
         flip = torch.where(won | ~kept, 1.0, -1.0)
         return -torch.nn.functional.logsigmoid(beta * group_sum(flip * gap, batch.group))
@@ -59,6 +57,6 @@ def seppo(
         unit="group",
         stale=True,
         needs=("solution",),
-        signal=lambda scores, batch, values: beta * gaps(scores).detach(),
+        signal=lambda scores, batch, values: implicit_reward(scores, beta).detach(),
         signal_name="implicit reward of the token",
     )

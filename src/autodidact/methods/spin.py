@@ -4,8 +4,8 @@ from typing import Literal, get_args
 
 import torch
 
-from autodidact.credits.group import group_sum
 from autodidact.law import Law
+from autodidact.losses.preference import implicit_reward, margin
 from autodidact.losses.weights import row_mean
 from autodidact.method import Method, factory
 from autodidact.names import choose
@@ -47,11 +47,8 @@ def spin(
     def views(batch, models):
         return {"policy": plain(batch), "reference": plain(batch, opponent)}
 
-    def margins(scores, batch):
-        return beta * (scores["policy"].logp - scores["reference"].logp)
-
     def loss(scores, batch):
-        h = group_sum(margins(scores, batch).sum(1) * batch.take("side"), batch.group)
+        h = margin(implicit_reward(scores, beta), batch)
         return (1 - h).clamp(min=0) if kind == "hinge" else -torch.nn.functional.logsigmoid(h)
 
     return Method(
@@ -62,6 +59,6 @@ def spin(
         unit="group",
         stale=True,
         needs=("solution",),
-        signal=lambda scores, batch, values: margins(scores, batch).detach(),
+        signal=lambda scores, batch, values: implicit_reward(scores, beta).detach(),
         signal_name="implicit reward of the token",
     )

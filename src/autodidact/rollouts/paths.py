@@ -134,10 +134,3 @@ def batch_of_paths(paths: Sequence[Path], task: Task, law: Law, note: str | None
 def given_ids(lm: LM, text: str) -> list[int]:
     """Text as tokens of a row, without an end token of their own."""
     return lm.encode(text)[:-1]
-
-
-def at_least_one(**given: int) -> None:
-    """`ValueError` for a number below 1."""
-    for name, value in given.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} is not allowed: it must be at least 1")

@@ -7,15 +7,14 @@ each completion: the highest is best, and NaN is never chosen.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import takewhile
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 
 from autodidact.batch import Batch
+from autodidact.credits.spans import tokens_until, written
 from autodidact.grade import texts
 from autodidact.model import LM
 from autodidact.models import Models
@@ -124,17 +123,10 @@ def span(lm: LM, ids: Sequence[int], answer: str | None) -> range:
     if start < 0:
         return range(0)
     assert answer is not None
-    counts = range(len(ids) + 1)
-
-    def complete(count: int) -> int:
-        """How many characters the first tokens have written in full."""
-        pairs = zip(lm.decode(ids[:count]), text, strict=False)
-        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
+    after, last = tokens_until(lm, ids, [start + 1, start + len(answer)])
     # The token that completes the first character is preceded by those that begin it.
-    before = complete(bisect_right(counts, start, key=complete) - 1)
-    first = bisect_left(counts, before, key=complete)
-    return range(first, bisect_left(counts, start + len(answer), key=complete))
+    [first] = tokens_until(lm, ids, [written(lm, ids)(after - 1)])
+    return range(first, last)
 
 
 def borda(answers: Sequence[str | None], sure: Sequence[float], power: float) -> list[float]:

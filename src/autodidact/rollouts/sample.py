@@ -13,6 +13,7 @@ from autodidact.engines.prefill import tokens_read
 from autodidact.law import Law
 from autodidact.method import Rollout
 from autodidact.models import Models
+from autodidact.names import at_least_one
 from autodidact.problem import Problem, Task
 from autodidact.store import Completion
 
@@ -36,11 +37,7 @@ class Sample(Rollout):
     law: Law = field(default_factory=Law)
 
     def __post_init__(self):
-        for name in ("n", "length"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} is not allowed: it must be at least 1"
-                )
+        at_least_one(n=self.n, length=self.length)
 
     def __call__(self, problems: Sequence[Problem], models: Models, task: Task, seed: int) -> Batch:
         prompts = [models.policy.render(task.prompt(problem)) for problem in problems]

@@ -13,9 +13,9 @@ from autodidact.engine import Request, fits
 from autodidact.law import Law
 from autodidact.method import Rollout
 from autodidact.models import Models
-from autodidact.names import choose
+from autodidact.names import at_least_one, choose
 from autodidact.problem import Problem, Task
-from autodidact.rollouts.paths import Path, at_least_one, batch_of_paths, begin, go_on
+from autodidact.rollouts.paths import Path, batch_of_paths, begin, go_on
 from autodidact.store import Completion
 
 Gives = Literal["finished", "groups", "all"]

@@ -12,10 +12,10 @@ from autodidact.law import Law
 from autodidact.method import Rollout
 from autodidact.model import LM
 from autodidact.models import Models
+from autodidact.names import at_least_one
 from autodidact.problem import Problem, Task
 from autodidact.rollouts.paths import (
     Path,
-    at_least_one,
     batch_of_paths,
     begin,
     given_ids,

@@ -1,0 +1,115 @@
+"""Small networks that are trained beside the policy: value heads, token reward models, flows.
+
+Shapes: B rows, T columns, L layers, D hidden size. What such a network reads are the states of a
+model, which it does not train. They are data, a stream [B, T, L * D] that a credit puts, and so
+are its targets and weights: its gradient does not depend on how a batch is split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float
+
+from autodidact.batch import Batch
+from autodidact.view import plain, read_to
+
+if TYPE_CHECKING:
+    from autodidact.models import Models
+
+Where = Literal["before", "after"]
+"""Of which token a state knows last: the one before the token that it is a state of, or that."""
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """What a network beside the policy is, and how it learns.
+
+    Attributes:
+        name: its name among those of a method; its loss is logged as `loss_<name>`.
+        network: makes it, given the size of a state; drawn under `seed`, whatever else is random.
+        loss: (network, batch) -> a value per token [B, T] or row [B], of streams that `credit`
+            has put.
+        weigh: what each value counts in the sum.
+        lr: learning rate of its own AdamW.
+    """
+
+    name: str
+    network: Callable[[int], torch.nn.Module]
+    loss: Callable[[torch.nn.Module, Batch], Float[torch.Tensor, "..."]]
+    weigh: Callable[[Batch], Float[torch.Tensor, "..."]]
+    lr: float = 1e-3
+    seed: int = 0
+
+
+@dataclass
+class Trained:
+    """A network and its optimizer: what a checkpoint holds of it.
+
+    Attributes:
+        updates: made so far.
+    """
+
+    network: torch.nn.Module
+    optimizer: torch.optim.Optimizer = field(repr=False)
+    updates: int = 0
+
+    @classmethod
+    def of(cls, auxiliary: Auxiliary, models: Models) -> Trained:
+        weight = models.policy.head().weight
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(auxiliary.seed)
+            network = auxiliary.network(weight.shape[1])
+        # Float32 at least, as the policy's own trained weights.
+        network.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        return cls(network, torch.optim.AdamW(network.parameters(), lr=auxiliary.lr))
+
+    def learn(self, auxiliary: Auxiliary, pieces: Sequence[Batch], clip: float) -> float | None:
+        """One update on a batch that was cut into pieces, with `weight_<name>` among the streams.
+
+        Returns the loss, or `None` where it or its gradient was not finite and nothing was changed.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        whole = 0.0
+        for piece in pieces:
+            values = auxiliary.loss(self.network, piece)
+            weight = piece.take(f"weight_{auxiliary.name}")
+            assert values.shape == weight.shape, "weights fit the loss values"
+            loss = (values * weight).sum()
+            loss.backward()
+            whole += float(loss.detach())
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip or torch.inf)
+        fine = bool(norm.isfinite()) and abs(whole) < torch.inf
+        if fine:
+            self.optimizer.step()
+            self.updates += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        return whole if fine else None
+
+
+@torch.no_grad()
+def states(
+    batch: Batch,
+    models: Models,
+    role: str = "initial",
+    where: Where = "before",
+    depths: Sequence[float] = (1.0,),
+) -> Float[torch.Tensor, "B T LD"]:
+    """Hidden states of a role at the own tokens, 0 elsewhere; read once, without gradient.
+
+    Args:
+        where: "before", the state from which the token is drawn: a value of it is a baseline;
+            "after", the state that has read the token.
+        depths: shares of the layers, 1 for the last; several are laid side by side.
+    """
+    view = plain(batch, role, grad=False) if where == "before" else read_to(batch, role)
+    if tuple(depths) == (1.0,):
+        found = models.score(view, batch).hidden
+    else:
+        found = models.depths(view, depths).flatten(1)
+    whole = found.new_zeros(*batch.ids.shape, found.shape[1])
+    whole[view.asked] = found
+    return whole

@@ -1,0 +1,79 @@
+"""One update of a batch that was drawn: credit -> weigh -> views -> score -> loss -> gradient."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from autodidact.batch import Batch
+from autodidact.kinds import Kinds
+from autodidact.measure import Tally
+from autodidact.method import Method
+from autodidact.models import Models
+from autodidact.run import Run
+
+
+def learn(
+    method: Method, models: Models, batch: Batch, optimizer: torch.optim.Optimizer, run: Run
+) -> dict[str, float | int | None]:
+    """Update the policy on a batch, `method.epochs` times, and every auxiliary once.
+
+    Returns what was measured. An empty batch, or a loss or gradient that is not finite, makes no
+    update.
+    """
+    if not len(batch):
+        return {"loss": None, "grad_norm": None, "skipped": 0, "empty": 1}
+    with torch.no_grad():
+        batch = method.credit(batch, models)
+        batch = batch.put(weight=method.weigh(batch))
+        for each in method.auxiliaries:
+            batch = batch.put(**{f"weight_{each.name}": each.weigh(batch)})
+    if not len(batch):
+        return {"loss": None, "grad_norm": None, "skipped": 0, "empty": 1}
+    pieces = batch.split(run.micro_rows or max(run.rows, len(batch)), method.unit)
+    tally = Tally(Kinds.of(models.policy))
+    skipped = 0
+    for epoch in range(method.epochs):
+        optimizer.zero_grad(set_to_none=True)
+        losses = [
+            backward(method, models, piece, tally if epoch == 0 else None) for piece in pieces
+        ]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, run.grad_clip or math.inf)
+        if epoch == 0:
+            tally.note(loss=sum(losses), grad_norm=float(norm))
+        if math.isfinite(sum(losses)) and bool(norm.isfinite()):
+            optimizer.step()
+            # A fused step leaves no trace, by which copies of the weights are known to be old.
+            torch.autograd.graph.increment_version(parameters)
+            models.ledger.optimizer_steps += 1
+        else:
+            skipped = 1
+    optimizer.zero_grad(set_to_none=True)
+    beside = {
+        f"loss_{each.name}": models.trained(each).learn(each, pieces, run.grad_clip)
+        for each in method.auxiliaries
+    }
+    return {**tally.means(), **beside, "skipped": skipped, "empty": 0}
+
+
+def backward(method: Method, models: Models, piece: Batch, tally: Tally | None) -> float:
+    """Add the gradient of one piece of a batch. Returns its part of the loss."""
+    views = method.views(piece, models)
+    before = models.ledger.student_forward
+    scores = models.scores(views, piece)
+    fed = models.ledger.student_forward - before
+    values = method.loss(scores, piece)
+    assert values.shape == piece.take("weight").shape, "weights fit the loss values"
+    loss = (values * piece.take("weight")).sum()
+    if loss.requires_grad:  # not where only an auxiliary learns
+        loss.backward()
+    models.ledger.student_backward += fed
+    for view in views.values():
+        if view.grad:
+            models.ledger.trained += int(view.asked.sum())
+    if tally is not None:
+        with torch.no_grad():
+            tally.piece(piece, scores, method.signal(scores, piece, values))
+    return float(loss.detach())
