@@ -29,7 +29,7 @@ from autodidact.credits.prefix import node_means, prefixes
 from autodidact.divergence import Divergence, Support
 from autodidact.grade import grade
 from autodidact.law import Law
-from autodidact.learn import learn
+from autodidact.learn import gradient
 from autodidact.losses.divergence import Estimator
 from autodidact.losses.policy import Surrogate, nll
 from autodidact.method import Method, Rollout, token_mean, unchanged
@@ -295,32 +295,6 @@ def test_every_method_has_a_row():
 
 
 # ------------------------------------------------------------------ helpers
-
-
-class Tap(torch.optim.SGD):
-    """An optimizer that keeps the gradients and changes nothing."""
-
-    def step(self, closure=None):
-        self.gradients = [
-            p.grad.clone() for group in self.param_groups for p in group["params"]
-            if p.grad is not None
-        ]  # fmt: skip
-
-
-def gradient(
-    method: Method, models: Models, batch: Batch, micro_rows: int | None = None
-) -> list[torch.Tensor]:
-    """The gradient that one update on this batch would use."""
-    tap = Tap(models.policy.model.parameters(), lr=1.0)
-    measured = learn(
-        method,
-        models,
-        batch,
-        tap,
-        Run(steps=1, rows=len(batch), micro_rows=micro_rows, grad_clip=0),
-    )
-    assert not measured["skipped"] and not measured["empty"]
-    return tap.gradients
 
 
 def flat(gradients: list[torch.Tensor]) -> torch.Tensor:

@@ -75,10 +75,14 @@ def task(name: str) -> Callable[..., Any]:
 
 
 TASKS = {
+    "countdown": "countdown",
     "from_file": "files",
     "random_calculation": "random_calculation",
     "reverse_text": "reverse_text",
+    "sudoku": "sudoku",
     "tiny_calculation": "random_calculation",
+    "tiny_countdown": "countdown",
+    "tiny_sudoku": "sudoku",
 }
 
 

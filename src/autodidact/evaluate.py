@@ -43,7 +43,8 @@ class Evaluation:
         """`metrics`, each a number, and `problems`, what each was given, for the statistics.
 
         sampled: mean accuracy of the samples. pass@k: unbiased, for k half the samples.
-        majority: accuracy of the most frequent final answer. entropy: mean of -log p over the
+        majority: accuracy of the most frequent final answer. distinct: mean number of different
+        right final answers among the samples of a problem. entropy: mean of -log p over the
         sampled tokens (nats). length: mean tokens of a sample. truncated: share of samples that
         did not end. forgetting: greedy accuracy on the untouched task.
         """
@@ -67,6 +68,7 @@ class Evaluation:
         if self.task.final is not None:
             problems["majority"] = [self._vote(models, p, found) for p, found in drawn]
             metrics["majority"] = _mean(problems["majority"])
+            metrics["distinct"] = _mean([self._distinct(models, p, found) for p, found in drawn])
         if self.untouched is not None:
             other = self.untouched.test[: len(self.problems)]
             spoken = _decode(models, self.untouched, other, 1, self.length, Law(0.0), self.seed)
@@ -75,6 +77,15 @@ class Evaluation:
             ]
             metrics["forgetting"] = _mean(problems["forgetting"])
         return {"metrics": metrics, "problems": problems}
+
+    def _distinct(self, models: Models, problem: Problem, completions: Sequence[Completion]) -> int:
+        """How many different final answers are right, each judged by one that gave it."""
+        assert self.task.final is not None
+        assert self.task.correct is not None
+        texts = [models.policy.decode(each.ids) for each in completions]
+        by_answer = {self.task.final(text): text for text in texts}
+        by_answer.pop(None, None)
+        return sum(self.task.correct(problem, text) for text in by_answer.values())
 
     def _vote(self, models: Models, problem: Problem, completions: Sequence[Completion]) -> int:
         """Whether the most frequent final answer is right, judged by a completion that gave it."""

@@ -68,7 +68,7 @@ class Law:
             best = raw.argmax(-1, keepdim=True)
             return raw, torch.full_like(raw, -torch.inf).scatter(-1, best, 0.0)
         raw = (logits if self.temperature == 1 else logits / self.temperature).log_softmax(-1)
-        kept = raw
+        kept = self.reshaped(raw)
         if self.top_k and self.top_k < raw.shape[-1]:
             least = kept.topk(self.top_k, dim=-1).values[:, -1:]
             kept = kept.masked_fill(kept < least, -torch.inf)
@@ -80,6 +80,71 @@ class Law:
             floor = kept.amax(-1, keepdim=True) + torch.tensor(self.min_p).log()
             kept = kept.masked_fill(kept < floor, -torch.inf)
         return raw, raw if kept is raw else kept.log_softmax(-1)
+
+    def reshaped(self, raw: Float[torch.Tensor, "B V"]) -> Float[torch.Tensor, "B V"]:
+        """The law before truncation, up to a constant, from softmax(logits / temperature)."""
+        return raw
+
+
+@dataclass(frozen=True)
+class Heated(Law):
+    """A law whose temperature T follows the entropy H of softmax(logits / T): hotter where unsure.
+
+    The temperature is T (1 + gain h), h = (log H - pivot) / (high - pivot) above the pivot and
+    (log H - pivot) / (pivot - low) below it, within -1 to 1. What `log_probs` calls without
+    truncation stays at T: a token weighs exp(raw - logp) for a loss that is about that law.
+
+    Source: HAPO, arXiv 2509.16591. Its release divides by low - pivot, which is negative: then
+    h >= 0 everywhere, and sure tokens are heated too (`legacy_sign`).
+
+    Attributes:
+        gain: how far the temperature may move, as a share of T; 0 is `Law`.
+        pivot, low, high: log entropies where h is 0, -1 and 1.
+
+    Raises:
+        ValueError: as `Law`, temperature 0, a gain outside 0 to below 1, or a pivot that does not
+            lie from low to high.
+    """
+
+    gain: float = 0.0
+    pivot: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    legacy_sign: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.greedy or not 0 <= self.gain < 1:
+            raise ValueError(
+                f"temperature={self.temperature} and gain={self.gain} are not allowed: heating "
+                "needs a temperature above 0 and a gain from 0 to below 1"
+            )
+        if not self.low <= self.pivot <= self.high:
+            raise ValueError(
+                f"pivot={self.pivot} must lie between low={self.low} and high={self.high}"
+            )
+
+    def reshaped(self, raw: Float[torch.Tensor, "B V"]) -> Float[torch.Tensor, "B V"]:
+        entropy = torch.special.entr(raw.exp()).sum(-1, keepdim=True)
+        return raw / (1 + self.gain * self.heat(entropy))
+
+    def heat(self, entropy: Float[torch.Tensor, "*B"]) -> Float[torch.Tensor, "*B"]:
+        """h, from -1 to 1: where a law of that entropy stands among those of the statistics."""
+        above = log_entropy(entropy) - self.pivot
+        up, down = max(self.high - self.pivot, TINY), max(self.pivot - self.low, TINY)
+        heat = torch.where(above > 0, above / up, above / down).clamp(-1, 1)
+        return heat.abs() if self.legacy_sign else heat
+
+
+FLAT = 1e-6
+"""Entropies below this many nats are rounding and count as this, so that they have a logarithm."""
+TINY = 1e-12
+"""Where pivot and extreme are one number, nothing lies between them."""
+
+
+def log_entropy(entropy: Float[torch.Tensor, "*B"]) -> Float[torch.Tensor, "*B"]:
+    """log H, with H at least 1e-6 nats."""
+    return entropy.clamp(min=FLAT).log()
 
 
 def draw(

@@ -22,16 +22,10 @@ def learn(
     Returns what was measured. An empty batch, or a loss or gradient that is not finite, makes no
     update.
     """
+    batch = credited(method, models, batch)
     if not len(batch):
         return {"loss": None, "grad_norm": None, "skipped": 0, "empty": 1}
-    with torch.no_grad():
-        batch = method.credit(batch, models)
-        batch = batch.put(weight=method.weigh(batch))
-        for each in method.auxiliaries:
-            batch = batch.put(**{f"weight_{each.name}": each.weigh(batch)})
-    if not len(batch):
-        return {"loss": None, "grad_norm": None, "skipped": 0, "empty": 1}
-    pieces = batch.split(run.micro_rows or max(run.rows, len(batch)), method.unit)
+    pieces = split(method, batch, run.micro_rows)
     tally = Tally(Kinds.of(models.policy))
     skipped = 0
     for epoch in range(method.epochs):
@@ -56,6 +50,40 @@ def learn(
         for each in method.auxiliaries
     }
     return {**tally.means(), **beside, "skipped": skipped, "empty": 0}
+
+
+def credited(method: Method, models: Models, batch: Batch) -> Batch:
+    """The batch with its credit and with the weights of the loss and of every auxiliary's."""
+    if not len(batch):
+        return batch
+    with torch.no_grad():
+        batch = method.credit(batch, models)
+        batch = batch.put(weight=method.weigh(batch))
+        for each in method.auxiliaries:
+            batch = batch.put(**{f"weight_{each.name}": each.weigh(batch)})
+    return batch
+
+
+def split(method: Method, batch: Batch, micro_rows: int | None) -> list[Batch]:
+    return batch.split(micro_rows or len(batch), method.unit)
+
+
+def gradient(
+    method: Method, models: Models, batch: Batch, micro_rows: int | None = None
+) -> list[torch.Tensor]:
+    """The gradient that an update on this batch would use, for each trained weight it reaches.
+
+    Nothing is updated, auxiliaries included.
+    """
+    parameters = [p for p in models.policy.model.parameters() if p.requires_grad]
+    for each in parameters:
+        each.grad = None
+    for piece in split(method, credited(method, models, batch), micro_rows):
+        backward(method, models, piece, None)
+    found = [p.grad for p in parameters if p.grad is not None]
+    for each in parameters:
+        each.grad = None
+    return found
 
 
 def backward(method: Method, models: Models, piece: Batch, tally: Tally | None) -> float:

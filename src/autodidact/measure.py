@@ -27,7 +27,8 @@ class Tally:
     decoding. divergence_digits and so on: tv over the tokens of a kind, see `kinds`. negative:
     share of tokens whose divergence a clip, or a raw top-k, made negative. cosine: of the
     gradient in the logits with a clip to that without. mass, teacher_mass: what student and
-    teacher give to the words of a top-k. signal: mean size of what a token is told.
+    teacher give to the words of a top-k. signal: mean size of what a token is told; credited: share
+    of tokens that are told anything.
     mismatch_mean, mismatch_max: |log p of the trainer - log p of the sampler| at the tokens
     sampled, before the first update on them, both without truncation. ess: effective sample size
     of the ratios of the two, as a share.
@@ -56,6 +57,7 @@ class Tally:
         notes = scores["policy"].notes
         self.tokens += int(batch.own.sum())
         self.add("signal", signal.abs())
+        self.add("credited", ((signal != 0) & batch.own).to(signal.dtype))
         for name in BY_PRODUCTS:
             if name in notes:
                 self.add(name, notes[name])

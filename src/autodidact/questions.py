@@ -89,6 +89,31 @@ class Within:
 
 
 @dataclass(frozen=True)
+class Filtered:
+    """KL(q || p), q the law p itself on the words above `share` of its likeliest, held fixed.
+
+    q is renormalised over those words S, so the value is -log p(S), and d / d logits = p - q.
+    Note `kept`: 1 where the token is one of those words.
+    """
+
+    share: float
+    values: tuple[str, ...] = ("filtered",)
+    notes: tuple[str, ...] = (*NOTED, "kept")
+
+    def answer(self, logp, logq, targets, pull):
+        p = logp.exp()
+        noted = [_quantity(name, logp, p, targets)[0] for name in NOTED]
+        least = math.log(self.share) if self.share > 0 else -torch.inf
+        inside = logp > logp.amax(-1, keepdim=True) + least
+        mass = logp.masked_fill(~inside, -torch.inf).logsumexp(-1)
+        noted.append(inside.gather(-1, targets[:, None]).squeeze(-1).to(p.dtype))
+        gradient = None
+        if pull is not None:
+            gradient = pull[0][:, None] * (p - inside * p / mass.exp()[:, None])
+        return [-mass], noted, gradient
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A divergence of the student's law to the teacher's, see `autodidact.divergence`.
 

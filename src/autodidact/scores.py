@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from autodidact.divergence import Divergence
 from autodidact.head import Head
-from autodidact.questions import Comparison, Reading, Within
+from autodidact.questions import Comparison, Filtered, Reading, Within
 from autodidact.sweep import Question, Side, Walk, sizes
 
 
@@ -99,6 +99,20 @@ class Scores:
         targets = torch.cat([token, torch.nn.functional.pad(listed, (0, free), value=-1)], 1)
         student = Side(self.hidden, self.head, self.temperature)
         return self._answers(_Listed(Within(), student, None, targets))["within"]
+
+    def filtered(self, share: float) -> Float[torch.Tensor, "B T"]:
+        """KL(q || p) of this law p to itself without its unlikely words, which is held fixed.
+
+        q is p on the words above `share` of the likeliest, renormalised. The value is -log of what
+        they hold, the gradient p - q in the logits: kept words rise, the others fall. Leaves the
+        notes `logp`, `entropy` and `kept`, 1 where the token is one of those words.
+
+        Raises:
+            ValueError: a share outside 0 (keeps all) to below 1.
+        """
+        if not 0 <= share < 1:
+            raise ValueError(f"share={share} of the likeliest word: it must be from 0 to below 1")
+        return replace(self, weight=None)._ask(Filtered(share))["filtered"]
 
     def divergence(self, teacher: Scores, kind: Divergence) -> Float[torch.Tensor, "B T"]:
         """Divergence of this law (student) to the teacher's, token by token.
