@@ -4,9 +4,9 @@ r"""Final answers in model text: finding them, and what makes two of them equal.
 takes its last match. Only text after the last `</think>` is read, and of that the last `TAIL`
 characters.
 
-1. `\boxed{x}`, braces balanced (nested ones too).
+1. `\boxed{x}`, braces balanced (nested ones too), its backslash perhaps lost.
 2. `#### x` at the end of the text, or `#### number` anywhere (`####` is also a Markdown heading).
-3. `<answer>x</answer>`, or an `<answer>` that is never closed.
+3. `<answer>x</answer>`, or an `<answer>` that is never closed, unless it says nothing.
 4. `A: x` at the start of a line.
 5. `The answer is x`, `Final answer: x`, up to the end of the sentence.
 
@@ -23,6 +23,7 @@ import re
 from fractions import Fraction
 
 from autodidact.tasks.arithmetic import value
+from autodidact.tasks.tagged import blank
 
 TAIL = 50_000
 """Characters of a completion that are read, from its end."""
@@ -43,6 +44,7 @@ _PHRASE = re.compile(
     r"\banswer\b[^.\n:=]{0,40}?(?:\bis\b[ \t*]*:?|:|=)[\s*]*([^\n]+)", re.IGNORECASE
 )
 _SENTENCE = re.compile(r"[.!?;](?=\s|$|\*)")
+_BOX = re.compile(r"\\?\bboxed[ \t]{0,4}\{")
 _SPECIAL = re.compile(r"<\|[\w-]{1,40}\|>|</?s>")
 
 # A number as the whole of an answer, perhaps with a unit: `18`, `-1,234.50`, `3/4`, `1 1/2`.
@@ -175,16 +177,14 @@ def _stated(text: str) -> str | None:
 
 
 def _boxed(text: str) -> str | None:
-    at = len(text)
-    for _ in range(8):  # bounds the work on hostile text; an unbalanced box is no answer
-        at = text.rfind("\\boxed{", 0, at)
-        if at < 0:
-            return None
-        depth = 0
-        for brace in re.finditer(r"(?<!\\)[{}]", text[at : at + LENGTH + 8]):
+    """The inside of the last box that holds anything; one that a tag closes ends there."""
+    for box in reversed(list(_BOX.finditer(text))[-8:]):  # bounds the work on hostile text
+        depth = 1
+        for brace in re.finditer(r"(?<!\\)[{}]", text[box.end() : box.end() + LENGTH]):
             depth += 1 if brace[0] == "{" else -1
             if depth == 0:
-                if inner := text[at + 7 : at + brace.start()].strip():
+                inside = text[box.end() : box.end() + brace.start()]
+                if inner := inside.partition("</")[0].strip():
                     return inner
                 break
     return None
@@ -200,7 +200,8 @@ def _marked(text: str) -> str | None:
 
 def _tagged(text: str) -> str | None:
     _, tag, rest = text.rpartition("<answer>")
-    return rest.partition("</answer>")[0].strip() or None if tag else None
+    inside = rest.partition("</answer>")[0].strip()
+    return inside if tag and not blank(inside) else None
 
 
 def _last_line(text: str) -> str | None:

@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from autodidact.names import choose, nearest
 from autodidact.problem import Problem
+from autodidact.tasks import puzzles, sudoku
 from autodidact.tasks.rows import Row, as_text, read
 from autodidact.tasks.verifiers import exact, mathematics, numeric, reference
 
@@ -18,10 +20,20 @@ TASKS: dict[str, Callable[[Problem, str], bool]] = {
     "numeric": numeric,
     "exact": exact,
     "random_calculation": numeric,
+    "countdown": puzzles.correct,
+    "sudoku": sudoku.correct,
 }
 """Which verifier grades a task, by the task's name."""
 
+PUZZLES: dict[str, Callable[[str, Any], Problem]] = {
+    "countdown": puzzles.from_truth,
+    "sudoku": sudoku.from_truth,
+}
+"""What makes a problem of a question and its truth, where that is more than an answer."""
+
 COLUMNS = ("question", "completion", "answer")
+TRUTH = "truth"
+"""Another name of the column `answer`."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +60,16 @@ def verify(path: str | Path, task: str) -> Grades:
 
     Args:
         path: JSONL, or any file that `rows.read` reads.
-        task: one of `TASKS`. `answer` may be a number, or a reference that ends in `#### n`.
+        task: one of `TASKS`. `answer`, or `truth` in its place, may be a number, or a reference
+            that ends in `#### n`; for Countdown it is `[[49, 55, 53], 51]` or a right expression,
+            for Sudoku a solution of the puzzle in the question.
 
     Raises:
         ValueError: unknown task, or a row that cannot be graded, with file and line.
     """
     grade = TASKS[choose("task", task, TASKS)]
     rows = read(Path(path))
-    problems = [_problem(row, grade) for row in rows]
+    problems = [_problem(row, task) for row in rows]
     correct = [
         grade(problem, row.values["completion"])
         for problem, row in zip(problems, rows, strict=True)
@@ -63,20 +77,25 @@ def verify(path: str | Path, task: str) -> Grades:
     return Grades(tuple(row.values for row in rows), tuple(correct))
 
 
-def _problem(row: Row, grade: Callable[[Problem, str], bool]) -> Problem:
+def _problem(row: Row, task: str) -> Problem:
     if row.fault:
         raise ValueError(f"{row.at}: {row.fault}")
+    values = dict(row.values)
+    if values.get("answer") is None and TRUTH in values:
+        values["answer"] = values[TRUTH]
     for name in COLUMNS:
-        if row.values.get(name) is None:
+        if values.get(name) is None:
             raise ValueError(
                 f"{row.at}: no {name!r}; columns of this row: {', '.join(row.values)}"
                 f"{nearest(name, row.values)}; needed: {', '.join(COLUMNS)}"
             )
     try:
-        question, _ = (as_text(row.values, name) for name in COLUMNS[:2])
+        question, _ = (as_text(values, name) for name in COLUMNS[:2])
         assert question is not None
-        problem = Problem(question, answer=as_text(row.values, "answer", numbers=True))
-        if grade is numeric:
+        if task in PUZZLES:
+            return PUZZLES[task](question, values["answer"])
+        problem = Problem(question, answer=as_text(values, "answer", numbers=True))
+        if TASKS[task] is numeric:
             reference(problem)
     except ValueError as error:
         raise ValueError(f"{row.at}: {error}") from error
