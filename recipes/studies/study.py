@@ -52,6 +52,7 @@ def study(
     out: Path | str | None,
     options: Mapping[str, Any],
     aside: Mapping[str, Make] | None = None,
+    write: Callable[[Path], str] | None = None,
 ) -> Path:
     """Compare arms at equal generated tokens, the last checkpoint counting, and print a table.
 
@@ -60,6 +61,7 @@ def study(
         out: the run directory; a fresh one under runs/ by default.
         options: of `autodidact.compare`, in place of those of the setting.
         aside: methods that no paper proposes, by name, see `beside`.
+        write: makes the table of the run directory; `table` by default.
 
     Returns:
         The run directory.
@@ -68,7 +70,7 @@ def study(
     found = compare(arms, out=out, tell=_tell, **{**setting, **options})
     for name, make in (aside or {}).items():
         beside(found, name, make)
-    print(table(found))
+    print((write or table)(found))
     return found
 
 
@@ -76,38 +78,58 @@ def _tell(text: str, done: float) -> None:
     print(f"{done:4.0%}  {text}", flush=True)
 
 
-def table(directory: Path) -> str:
+def table(
+    directory: Path,
+    finals: Sequence[str] = ("greedy", "entropy", "length"),
+    steps: Sequence[str] = ("tv", "cosine"),
+    further: Mapping[str, Mapping[str, str]] | None = None,
+) -> str:
     """The end of training in Markdown, accuracies in per cent with 95% intervals.
 
     "against": the paired difference to the first arm. "cosine": of the clipped to the unclipped
-    gradient in the logits, and "tv": the total variation to the teacher, means over all steps.
+    gradient in the logits, "tv": the total variation to the teacher.
+
+    Args:
+        finals: further metrics of the last evaluation.
+        steps: measured on every step; means over all of them.
+        further: columns by name, each the text of every arm that has one.
     """
     summary = json.loads((directory / "compare.json").read_text(encoding="utf-8"))
     first, *_ = summary["arms"]
-    rows = [
-        ["arm", "sampled", "gain", f"against {first['name']}", "greedy", "entropy", "length",
-         "steps", "tv", "cosine"],
-        ["---"] + ["---:"] * 9,
-    ]  # fmt: skip
-    base = summary["base"]
-    rows.append(["before", *_ends(base, None, None), "", "", ""])
+    more = further or {}
+    heads = ["arm", "sampled", "gain", f"against {first['name']}", *finals, "steps", *steps, *more]
+    rows = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    before = ["before", *_ends(summary["base"], None, None, finals)]
+    rows.append(before + [""] * (len(heads) - len(before)))
     for arm in summary["arms"]:
-        against = None if arm is first else _against(summary, arm["name"], first["name"])
-        steps = f"{arm['ledger']['optimizer_steps']:.0f}"
-        measured = [_mean(directory, arm, name) for name in ("tv", "cosine")]
-        rows.append([arm["name"], *_ends(arm["final"], arm["gain"], against), steps, *measured])
+        name = arm["name"]
+        against = None if arm is first else _against(summary, name, first["name"])
+        rows.append(
+            [name, *_ends(arm["final"], arm["gain"], against, finals)]
+            + [f"{arm['ledger']['optimizer_steps']:.0f}"]
+            + [_mean(directory, arm, each) for each in steps]
+            + [column.get(name, "") for column in more.values()]
+        )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _ends(final: Mapping, gain: Mapping | None, against: Mapping | None) -> list[str]:
+def _ends(
+    final: Mapping, gain: Mapping | None, against: Mapping | None, finals: Sequence[str]
+) -> list[str]:
     return [
         _percent(final["sampled"]),
         "" if gain is None else _percent(gain["sampled"], signed=True),
         "" if against is None else _percent(against, signed=True),
-        _percent(final["greedy"]),
-        f"{final['entropy']['value']:.3f}",
-        f"{final['length']['value']:.1f}",
+        *(WRITE.get(name, _percent)(final[name]) for name in finals),
     ]
+
+
+WRITE: dict[str, Callable[[Mapping[str, float]], str]] = {
+    "entropy": lambda found: f"{found['value']:.3f}",
+    "length": lambda found: f"{found['value']:.1f}",
+    "distinct": lambda found: f"{found['value']:.2f}",
+}
+"""How metrics that are no shares are written."""
 
 
 def _percent(found: Mapping[str, float | None], signed: bool = False) -> str:

@@ -68,7 +68,8 @@ class Evaluation:
         if self.task.final is not None:
             problems["majority"] = [self._vote(models, p, found) for p, found in drawn]
             metrics["majority"] = _mean(problems["majority"])
-            metrics["distinct"] = _mean([self._distinct(models, p, found) for p, found in drawn])
+            problems["distinct"] = [self._distinct(models, p, found) for p, found in drawn]
+            metrics["distinct"] = _mean(problems["distinct"])
         if self.untouched is not None:
             other = self.untouched.test[: len(self.problems)]
             spoken = _decode(models, self.untouched, other, 1, self.length, Law(0.0), self.seed)

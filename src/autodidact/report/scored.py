@@ -12,7 +12,7 @@ from autodidact.report.read import Arm, Line
 from autodidact.statistics import Array, pass_at_k
 
 TABLE = ("greedy", "sampled", "pass@k", "majority", "length", "entropy", "forgetting")
-METRICS = (*TABLE, "truncated")
+METRICS = (*TABLE, "truncated", "distinct")
 ACCURACIES = ("greedy", "sampled", "pass@k", "majority")
 
 
