@@ -16,8 +16,8 @@ from autodidact import calls
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "autodidact"
 CORE = (
-    "adapter", "ahead", "attention", "auxiliary", "batch", "calls", "checkpoint", "contexts", "diagnose", "divergence", "engine", "grade",
-    "head", "kinds", "law", "learn", "ledger", "measure", "method", "model", "models", "names", "pack", "parallel", "privilege", "problem", "remembered",
+    "adapter", "ahead", "attention", "auxiliary", "batch", "calls", "checkpoint", "contexts", "diagnose", "divergence", "engine", "grade", "groupwise",
+    "head", "kinds", "law", "learn", "ledger", "measure", "method", "model", "models", "names", "noise", "pack", "parallel", "privilege", "problem", "remembered",
     "questions", "run", "scores", "spec", "statistics", "store", "sweep", "teachers", "threads", "train", "trial", "view",
 )  # fmt: skip
 PARTS = ("credits", "engines", "losses", "rollouts")
@@ -141,7 +141,7 @@ def test_only_scores_and_the_sampler_touch_the_vocabulary_axis():
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in axis
     }
-    assert touching == {"scores", "sweep", "questions", "law"}
+    assert touching == {"scores", "sweep", "questions", "law", "groupwise"}
 
 
 def test_no_randomness_but_what_is_asked_for():

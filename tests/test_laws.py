@@ -26,17 +26,25 @@ from autodidact.batch import Batch, join
 from autodidact.calls import Call
 from autodidact.checkpoint import complete as complete_checkpoints
 from autodidact.credits.prefix import node_means, prefixes
+from autodidact.credits.selection import row_names
+from autodidact.credits.spans import chunks
 from autodidact.divergence import Divergence, Support
 from autodidact.grade import grade
 from autodidact.law import Law
-from autodidact.learn import gradient
+from autodidact.learn import gradients
 from autodidact.losses.divergence import Estimator
 from autodidact.losses.policy import Surrogate, nll
 from autodidact.method import Method, Rollout, token_mean, unchanged
 from autodidact.models import Models
+from autodidact.rollouts.beam import Beam
+from autodidact.rollouts.budgets import Budgets
 from autodidact.rollouts.choose import BestAndWorst, BestOf, WithSpread
+from autodidact.rollouts.contrast import Contrast
 from autodidact.rollouts.given import Given, GivenPairs
+from autodidact.rollouts.heated import Heating
 from autodidact.rollouts.mixture import Mixture, TeacherMixed
+from autodidact.rollouts.positions import Positions
+from autodidact.rollouts.reference import Reference
 from autodidact.rollouts.role import FromRole, SolutionPairs
 from autodidact.rollouts.sample import Sample
 from autodidact.rollouts.segments import Segments
@@ -44,6 +52,7 @@ from autodidact.rollouts.speculative import Speculative
 from autodidact.rollouts.splice import Splice
 from autodidact.rollouts.tree import Tree
 from autodidact.rollouts.turns import Turns
+from autodidact.rollouts.votes import Votes
 from autodidact.run import Run
 from autodidact.scores import Scores
 from autodidact.session import Watcher, execute
@@ -142,12 +151,59 @@ def deaf_teacher(method: Method, models: Models) -> torch.Tensor:
     return flat(gradient(method, models, method.rollout(task.train, models, task, SEED)))
 
 
+def by_heart(method: Method, models: Models) -> torch.Tensor:
+    """Gradient when the text is known by heart, and all guesses about it earn the same."""
+    batch = rows_of([2, 3], [0.5, 0.5], kind=[1.0, 0.0])
+    targets = torch.nn.functional.one_hot(batch.ids[batch.own], 3)
+    logits = (60.0 * targets).double().requires_grad_()
+    scores = about(batch, logits)
+    batch = method.credit(batch.put(raw=scores.logp.detach()), models)
+    values = method.loss({"policy": scores}, batch)
+    return torch.autograd.grad((values * method.weigh(batch)).sum(), logits)[0]
+
+
 def sure(method: Method, models: Models) -> torch.Tensor:
     """Gradient when the policy is certain of every token."""
     with torch.no_grad():
         models.policy.model.lm_head.weight *= 1e5
     task = toy_task()
-    return flat(gradient(method, models, method.rollout(task.train, models, task, SEED)))
+    batch = method.rollout(task.train, models, task, SEED)
+    if "reward" not in batch.streams:
+        batch = grade(batch, models)
+    return flat(gradient(method, models, batch))
+
+
+def mute(method: Method, models: Models) -> None:
+    """Networks beside the policy that say 0 of everything."""
+    for each in method.auxiliaries:
+        with torch.no_grad():
+            for weight in models.trained(each).network.parameters():
+                weight.zero_()
+
+
+def silent(method: Method, models: Models) -> torch.Tensor:
+    """Gradient when nothing is earned, and the network beside the policy says 0 of every state."""
+    mute(method, models)
+    task = replace(toy_task(), reward=lambda problems, texts: [0.0] * len(texts))
+    batch = grade(method.rollout(task.train, models, task, SEED), models)
+    return flat(gradient(method, models, batch))
+
+
+def unsure(method: Method, models: Models) -> torch.Tensor:
+    """The policy's gradient while the token reward model says nothing of any token."""
+    mute(method, models)
+    task = toy_task(8)
+    batch = method.rollout(task.train, models, task, SEED)
+    return flat(gradients(method, models, batch).policy)
+
+
+def no_fine(method: Method, models: Models) -> torch.Tensor:
+    """The policy's gradient when all answers earn the same, and nothing is fined."""
+    free = calls.method(method.name)(**{**(method.arguments or {}), "flow": 0.0})
+    task = replace(toy_task(), reward=lambda problems, texts: [0.5] * len(texts))
+    sample = getattr(method.rollout, "inner", method.rollout)
+    batch = grade(sample(task.train, models, task, SEED), models)
+    return flat(gradients(free, models, batch).policy)
 
 
 @dataclass(frozen=True)
@@ -165,6 +221,23 @@ class Row:
     fixed: Callable[[Method, Models], torch.Tensor]
     run: dict[str, Any] = field(default_factory=dict)
     pooled: bool = False
+
+
+def nothing_left(method: Method, models: Models) -> torch.Tensor:
+    """The weights that are left when all answers to a question earn the same: no row has one."""
+    task = replace(toy_task(), reward=lambda problems, texts: [0.5] * len(texts))
+    batch = grade(method.rollout(task.train, models, task, SEED), models)
+    with torch.no_grad():
+        credited = method.credit(batch, models)
+    assert len(batch) and not len(credited)
+    return method.weigh(credited).sum()
+
+
+def all_wrong(method: Method, models: Models) -> torch.Tensor:
+    """Gradient when no answer is right."""
+    task = replace(toy_task(), correct=lambda problem, text: False)
+    batch = grade(method.rollout(task.train, models, task, SEED), models)
+    return flat(gradient(method, models, batch))
 
 
 SAMPLED = {
@@ -190,8 +263,173 @@ ROWS = {
         equal_rewards,
         {"n": 4, "length": 12},
     ),
+    "grpo: bounded": Row(
+        {
+            "n": 3, "length": 5, "dual": 1.05, "clip": 0.02, "eps": 1e-6, "normalise": "sum",
+            "mask_truncated": True,
+        },
+        equal_rewards, {"n": 4, "length": 12, "mask_truncated": True, "entropy": 0.01},
+    ),
     "dr_grpo": Row({"n": 3, "length": 5}, equal_rewards, {"n": 4, "length": 12}),
-    "dapo": Row({"n": 3, "length": 5, "waves": 2}, equal_rewards, {"n": 4, "length": 12}),
+    "dapo": Row(
+        {"n": 3, "length": 5, "waves": 2}, equal_rewards, {"n": 4, "length": 12, "overlong": 0.5}
+    ),
+    "gspo": Row(
+        {"n": 3, "length": 5, "clip": 0.02, "clip_high": 0.02}, equal_rewards,
+        {"n": 4, "length": 12},
+    ),
+    "gspo: token": Row(
+        {"n": 3, "length": 5, "level": "sequence_token", "correct": "token", "cap": 1.1},
+        equal_rewards, {"n": 4, "length": 12, "level": "sequence_token"},
+    ),
+    "cispo": Row(
+        {"n": 3, "length": 5, "clip": 0.02, "clip_high": 0.02}, equal_rewards,
+        {"n": 4, "length": 12, "waves": 2},
+    ),
+    "rloo": Row(
+        {"n": 3, "length": 5, "kl": 0.1, "top_k": 6}, equal_rewards,
+        {"n": 4, "length": 12, "kl": 0.1},
+    ),
+    "reinforce_pp": Row(
+        {"n": 1, "length": 5, "kl": 0.1}, equal_rewards, {"n": 1, "length": 12}, pooled=True
+    ),
+    "reinforce_pp: baseline": Row(
+        {"n": 3, "length": 5, "kl": 0.1, "baseline": True}, equal_rewards,
+        {"n": 4, "length": 12, "baseline": True, "gamma": 0.9}, pooled=True,
+    ),
+    "nft": Row(
+        {"n": 3, "length": 5, "waves": 2}, equal_rewards, {"n": 4, "length": 12, "least": 0.1}
+    ),
+    "nft: root": Row(
+        {"n": 3, "length": 5, "waves": 1, "omega": "root", "neg_weight": 0.5, "top_k": 6},
+        equal_rewards, {"n": 4, "length": 12, "waves": 1},
+    ),
+    "otr": Row({}, certain),
+    "thr": Row(
+        {"n": 4, "length": 5, "kl": 0.1, "waves": 1}, equal_rewards, {"n": 4, "length": 12}
+    ),
+    "thr: seen": Row(
+        {"n": 4, "length": 5, "kl": 0.0, "words": "seen", "p": -0.3, "tau": 0.0, "waves": 2},
+        equal_rewards, {"n": 4, "length": 12, "words": "seen"},
+    ),
+    "tw_grpo": Row({"n": 3, "length": 5, "clip": 0.05}, equal_rewards, {"n": 4, "length": 12}),
+    "tw_grpo: released": Row(
+        {"n": 3, "length": 5, "apart": "released", "top_k": 6}, equal_rewards,
+        {"n": 4, "length": 12, "apart": "released"},
+    ),
+    "lp_reg": Row(
+        {"n": 3, "length": 5, "share": 0.4, "bound": 1.05}, equal_rewards,
+        {"n": 4, "length": 12, "share": 0.2}, pooled=True,
+    ),
+    "lp_reg: sampled": Row(
+        {"n": 3, "length": 5, "share": 0.4, "form": "sampled", "correct": "token", "cap": 1.1},
+        equal_rewards, {"n": 4, "length": 12, "share": 0.2, "form": "sampled"}, pooled=True,
+    ),
+    "hapo": Row(
+        {"n": 3, "length": 5, "clip": 0.02, "clip_high": 0.02, "waves": 1}, equal_rewards,
+        {"n": 4, "length": 12, "gain": 0.3, "waves": 1}, pooled=True,
+    ),
+    "hapo: released": Row(
+        {"n": 3, "length": 5, "legacy_sign": True, "waves": 1, "correct": None}, equal_rewards,
+        {"n": 4, "length": 12, "legacy_sign": True, "waves": 1}, pooled=True,
+    ),
+    "ppo": Row(
+        {"n": 2, "length": 5, "kl": 0.1, "gamma": 0.9, "lam": 0.8, "clip": 0.05}, silent,
+        {"n": 2, "length": 12, "kl": 0.1}, pooled=True,
+    ),
+    "ppo: corrected": Row(
+        {
+            "n": 2, "length": 5, "head": "mlp", "role": "policy", "correct": "token", "cap": 1.1,
+            "top_k": 6, "normalise": "sequence",
+        },
+        silent, {"n": 2, "length": 12, "role": "policy", "epochs": 2}, pooled=True,
+    ),
+    "macro_actions": Row(
+        {"n": 2, "length": 6, "size": 2, "sigma": "position", "kl": 0.1}, silent,
+        {"n": 2, "length": 12}, pooled=True,
+    ),
+    "macro_actions: random": Row(
+        {"n": 2, "length": 6, "chunks": "random", "sigma": "unit", "kl": 0.1}, silent,
+        {"n": 2, "length": 12, "chunks": "random"}, pooled=True,
+    ),
+    "macro_actions: perplexity": Row(
+        {"n": 2, "length": 6, "chunks": "perplexity", "kl": 0.0}, silent,
+        {"n": 2, "length": 12, "chunks": "perplexity"}, pooled=True,
+    ),
+    "poad": Row(
+        {"tool": "toys:echo", "n": 2, "length": 4, "turns": 2, "entropy": 0.0, "kl": 0.1},
+        silent,
+        {"n": 2, "length": 12}, pooled=True,
+    ),
+    "tvm": Row({"n": 3, "length": 5}, silent, {"n": 4, "length": 12}),
+    "oreal": Row(
+        {"n": 4, "length": 5, "frozen": 0, "kl": 0.1}, unsure,
+        {"n": 4, "length": 12, "frozen": 1}, pooled=True,
+    ),
+    "rlfr": Row(
+        {"n": 3, "length": 5, "flow": 0.1, "blocks": 1, "most": 2}, no_fine,
+        {"n": 4, "length": 12, "blocks": 1},
+    ),
+    "tempo": Row({"n": 3, "length": 5, "clip": 0.05}, equal_rewards, {"n": 4, "length": 12}),
+    "tempo: waves": Row(
+        {"n": 3, "length": 5, "waves": 2, "correct": "token", "cap": 1.1}, equal_rewards,
+        {"n": 4, "length": 12, "waves": 2},
+    ),
+    "forking_tokens": Row(
+        {"n": 3, "length": 5, "waves": 2, "share": 0.4}, equal_rewards, {"n": 4, "length": 12},
+        pooled=True,
+    ),
+    "forking_tokens: random": Row(
+        {
+            "n": 3, "length": 5, "waves": 2, "share": 0.4, "choose": "random",
+            "denominator": "kept",
+        },
+        equal_rewards, {"n": 4, "length": 12, "choose": "lowest", "denominator": "kept"},
+        pooled=True,
+    ),
+    "d3s": Row(
+        {
+            "n": 3, "length": 5, "rows": 0.5, "rows_last": 0.5, "tokens": 0.4, "tokens_last": 0.4,
+            "clip": 0.05,
+        },
+        equal_rewards, {"n": 4, "length": 12, "over": 2}, pooled=True,
+    ),
+    "d3s: sequence": Row(
+        {
+            "n": 3, "length": 5, "rows": 0.5, "rows_last": 0.5, "tokens": 0.4, "tokens_last": 0.4,
+            "level": "sequence", "scale": "none",
+        },
+        equal_rewards, {"n": 4, "length": 12}, pooled=True,
+    ),
+    "ulorl": Row(
+        {"n": 3, "length": 5, "budget": 5, "sure": 0.3, "sigma": 3.0}, nothing_left,
+        {"n": 2, "length": 12, "budget": 6}, pooled=True,
+    ),
+    "ulorl: segment": Row(
+        {
+            "n": 3, "length": 5, "budget": 5, "sure": 0.3, "sigma": 3.0, "ratio": "segment",
+            "clip": 0.05,
+        },
+        nothing_left, {"n": 2, "length": 12, "budget": 6, "ratio": "segment"}, pooled=True,
+    ),
+    "ttrl": Row(
+        {"n": 4, "keep": 3, "length": 5, "kl": 0.1, "clip": 0.05}, equal_rewards,
+        {"n": 4, "keep": 3, "length": 12},
+    ),
+    "evol_rl": Row(
+        {"n": 4, "keep": 3, "length": 5, "kl": 0.1, "entropy": 0.1}, sure,
+        {"n": 4, "keep": 3, "length": 12},
+    ),
+    "degrpo": Row(
+        {
+            "n": 4, "length": 5, "alpha": 0.3, "short": "M", "think": "x", "kl": 0.1, "clip": 0.05,
+        },
+        all_wrong, {"n": 4, "length": 12, "short": "1", "think": "2"},
+    ),
+    "degrpo: token": Row(
+        {"n": 4, "length": 5, "alpha": 0.3, "short": "M", "think": "x", "normalise": "token"},
+        all_wrong, {"n": 4, "length": 12, "short": "1", "think": "2"}, pooled=True,
+    ),
     "opsd": Row({"n": 2, "length": 5, "divergence": "jsd"}, untold_teacher, {"length": 12}),
     "opsd: tokens": Row(
         {"n": 2, "length": 6, "tokens": "prefix:0.5 * position:1 * divergence:0.5"},
@@ -281,6 +519,40 @@ ROWS = {
     "opsa": Row({"n": 2, "length": 5, "share": 0.4}, sure, {"n": 2, "length": 12}, pooled=True),
     "opsd_paper": Row({"length": 5}, untold_teacher, {"length": 12}),
     "dpo": Row({"n": 4, "length": 5, "smoothing": 0.1}, same_answer, {"n": 4, "length": 12}),
+    "verifree": Row(
+        {"n": 6, "length": 16, "marker": "K", "bridge": "!"}, sure,
+        {"n": 4, "length": 24, "marker": "=", "bridge": "", "occurrence": "last"},
+    ),
+    "brpo": Row(
+        {
+            "n": 3, "budgets": "1,4", "summaries": 2, "length_summary": 3, "after": "=",
+            "clip": 0.05,
+        },
+        equal_rewards,
+        {"n": 2, "budgets": "4,8,12", "summaries": 1, "length_summary": 6, "after": "="},
+    ),
+    "capo": Row(
+        {
+            "n": 3, "length": 6, "critic": "critics:odd", "mark": "K", "vote": "average",
+            "clip": 0.05,
+        },
+        sure, {"n": 4, "length": 12, "correct": "token"},
+    ),
+    "capo: self": Row(
+        {
+            "n": 3, "length": 5, "critic": "self,arithmetic", "k": 2, "length_critique": 8,
+            "vote": "union",
+        },
+        equal_rewards, {"n": 4, "length": 12, "critic": "self", "k": 2, "length_critique": 8},
+    ),
+    "rmt": Row(
+        {"n": 3, "budget": 3, "marker": "K", "ntp": 0.3, "clip": 0.05}, by_heart,
+        {"n": 3, "budget": 3, "marker": "=", "over": 2, "epochs": 2}, pooled=True,
+    ),
+    "rmt: guesses": Row(
+        {"n": 3, "positions": 2, "budget": 3, "marker": "K", "ntp": 0.0, "weight": 0.5},
+        equal_rewards, {"n": 4, "budget": 3, "marker": "=", "ntp": 0.0},
+    ),
 }  # fmt: skip
 """By method; a further row of the same one has a colon and what is special."""
 METHODS = calls.names("methods")
@@ -297,8 +569,21 @@ def test_every_method_has_a_row():
 # ------------------------------------------------------------------ helpers
 
 
-def flat(gradients: list[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([g.flatten() for g in gradients])
+def gradient(
+    method: Method, models: Models, batch: Batch, micro_rows: int | None = None
+) -> list[torch.Tensor]:
+    """The gradients that one update on this batch would use, those beside the policy included."""
+    found = gradients(method, models, batch, micro_rows)
+    return [*found.policy, *found.auxiliaries]
+
+
+def flat(parts: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([part.flatten() for part in parts])
+
+
+def is_beside(method: Method, models: Models, batch: Batch) -> bool:
+    """Whether it trains a network beside the policy and nothing else."""
+    return bool(method.auxiliaries) and not method.views(batch, models)["policy"].grad
 
 
 def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
@@ -319,8 +604,8 @@ def case(request, tokenizer):
     batch = method.rollout(problems, models, task, SEED)
     if "raw" in batch.streams and "reward" not in batch.streams:
         batch = grade(batch, models)
-    for view in method.views(batch, models).values():
-        models[view.role]
+    for role in (*method.roles, *(view.role for view in method.views(batch, models).values())):
+        assert models[role]
     perturb(models.policy)
     lengths = batch.own.sum(1)
     assert len(batch) >= 4 and int(lengths.min()) < int(lengths.max())
@@ -354,10 +639,13 @@ def test_packing_does_not_matter(case, monkeypatch):
     """Prompts of the battery are short, and so is the least prefix that is shared here."""
     method, models, batch = case
     monkeypatch.setattr("autodidact.pack.SHARE", 1)
-    packed, fed = gradient(method, models, batch), models.ledger.student_forward
+    # A method that trains only a network beside the policy reads without gradient.
+    column = "teacher_forward" if is_beside(method, models, batch) else "student_forward"
+    before = getattr(models.ledger, column)
+    packed, fed = gradient(method, models, batch), getattr(models.ledger, column) - before
     models.pack = False
     assert_same(packed, gradient(method, models, batch))
-    assert fed < models.ledger.student_forward - fed, "prefixes were shared"
+    assert fed < getattr(models.ledger, column) - before - fed, "prefixes were shared"
 
 
 def test_group_numbers_do_not_matter(case):
@@ -382,11 +670,17 @@ def test_more_rows_of_another_batch_are_the_weighted_sum(case, request):
         ratio = (place / own)[own > 0]
         assert ratio.max() - ratio.min() < 1e-6 * ratio.max(), "a common factor for every value"
         shares.append(float(ratio[0]))
-    parts = [gradient(method, models, half) for half in halves]
+
+    def pull(rows: Batch) -> list[torch.Tensor]:
+        """The policy's, as what a network beside it learns from may be another share of rows."""
+        found = gradients(method, models, rows)
+        return found.policy or found.auxiliaries
+
+    parts = [pull(half) for half in halves]
     total = [
         sum(s * g for s, g in zip(shares, each, strict=True)) for each in zip(*parts, strict=True)
     ]
-    found, expected = flat(gradient(method, models, join(halves))), flat(total)
+    found, expected = flat(pull(join(halves))), flat(total)
     assert float((found - expected).norm() / expected.norm()) < 1e-6  # weights are float32
 
 
@@ -435,11 +729,14 @@ def test_credit_and_weights_carry_no_gradient(case):
 def test_only_the_views_that_say_so_carry_gradient(case):
     """Every view but the policy's is detached: gradients reach the live weights only."""
     method, models, batch = case
+    batch = method.credit(batch, models)
     views = method.views(batch, models)
-    assert views["policy"].grad and not any(v.grad for k, v in views.items() if k != "policy")
+    trained = not is_beside(method, models, batch)
+    assert views["policy"].grad == trained
+    assert not any(v.grad for k, v in views.items() if k != "policy")
     for name, view in views.items():
-        scores = models.score(view, method.credit(batch, models))
-        assert scores.logp.requires_grad == (name == "policy")
+        scores = models.score(view, batch)
+        assert scores.logp.requires_grad == (trained and name == "policy")
 
 
 def test_the_signal_is_about_own_tokens(case):
@@ -500,6 +797,8 @@ class Pull(Watcher):
         Call("opsd", {"length": 12, "teacher": "policy"}),
         Call("opsd", {"length": 12, "teacher": "copy:2", "context": "other"}),
         Call("grpo", {"length": 12, "n": 4, "kl": 0.05}),
+        Call("ppo", {"length": 12, "n": 2, "kl": 0.05}),
+        Call("hapo", {"length": 12, "n": 4, "waves": 1}),
     ],
     ids=str,
 )
@@ -545,6 +844,9 @@ def assert_equal_weights(one, other) -> None:
 
 
 ROLLOUTS = {
+    "Reference": lambda: Reference(6, 16, "K", "!"),
+    "Budgets": lambda: Budgets(2, (1, 4), 2, 3, "="),
+    "Positions": lambda: Positions(3, 2, 3, marker="K"),
     "Sample": lambda: Sample(3, 6, Law(0.9)),
     "Given": lambda: Given(),
     "GivenPairs": lambda: GivenPairs(),
@@ -552,6 +854,10 @@ ROLLOUTS = {
     "BestAndWorst": lambda: BestAndWorst(4, 6),
     "WithSpread": lambda: WithSpread(Sample(3, 6), waves=2),
     "Speculative": lambda: Speculative(3, 6),
+    "Votes": lambda: Votes(4, 6, 3),
+    "Beam": lambda: Beam(n=2, width=3, branch=2, step=2, length=6),
+    "Contrast": lambda: Contrast(6, 6),
+    "Heating": lambda: Heating(3, 6, Law(0.9), gain=0.0),
     "Tree": lambda: Tree(2, (2, 4), 6),
     "Splice": lambda: Splice(2, 3, "Wait", 3),
     "Turns": lambda: Turns(lambda problem, said: "so", n=2, turns=2, length=3),
@@ -561,7 +867,7 @@ ROLLOUTS = {
     "FromRole": lambda: FromRole(3, 6, Law(0.9), "initial", 0.5),
     "SolutionPairs": lambda: SolutionPairs(6, Law(), ("initial", "copy:1")),
 }
-GIVEN = {"Splice": "Wait", "Turns": "so"}
+GIVEN = {"Reference": "!", "Splice": "Wait", "Turns": "so"}
 """Text that a rollout puts between the tokens of the policy."""
 
 
@@ -598,6 +904,8 @@ def test_a_rollout_is_a_function_of_problems_weights_and_seed(rollout, qwen):
 
 
 def test_rows_of_a_rollout_are_prompts_with_own_completions(rollout, qwen):
+    if type(rollout).__name__ in ("Budgets", "Positions"):
+        pytest.skip("other tokens than the policy's come first: see their own tests")
     task, models = toy_task(4), Models(qwen)
     batch = rollout(task.train, models, task, 1)
     assert not any(stream.requires_grad for stream in batch.streams.values())
@@ -670,6 +978,14 @@ def compared(batch: Batch) -> Scores:
 
 SEEN = Divergence("reverse", support=Support("sampled"))
 CREDITS = {
+    "prior_of": lambda f, b: f("linear", (1, 2, 5)).expand(len(b), 3)[:, 0],
+    "budget_relative": lambda f, b: f(
+        torch.stack([k * b.take("reward").nan_to_num(0.3) for k in (1.0, 0.5)], 1),
+        torch.tensor([0.25, 0.75], dtype=torch.float64),
+        b.group,
+    )[:, 1],
+    "voted": lambda f, b: f(b.take("logp").sigmoid() * b.own, "average"),
+    "fined": lambda f, b: f(b.take("reward").nan_to_num(), b.take("logp"), b.own),
     "group_sum": lambda f, b: f((b.take("logp") * b.own).sum(1), b.group),
     "group_mean": lambda f, b: f(b.take("reward"), b.group),
     "group_std": lambda f, b: f(b.take("reward"), b.group),
@@ -689,6 +1005,31 @@ CREDITS = {
     "everywhere": lambda f, b: f(b.take("logp")[b.own]).max() * b.own,
     "chunks": lambda f, b: f(b.own, 2).number,
     "cut_at": lambda f, b: f(b.own, b.take("logp") > 0).number,
+    "scored": lambda f, b: f(b).float(),
+    "token_rewards": lambda f, b: f(b, None, 0.0),
+    "belief": lambda f, b: f(b.take("raw"), b.own),
+    "off_flow": lambda f, b: f(b.take("raw").abs(), b.own, 0.3, 2),
+    "flow_penalty": lambda f, b: f(b.take("raw").abs(), b.own, 0.5),
+    "normal": lambda f, b: f(b, 3, 1).sum(-1),
+    "macro_chunks": lambda f, b: f(b, None, "random").number.double() + 1,
+    "rising": lambda f, b: f(b.take("raw"), b.own).float(),
+    "sigma_weights": lambda f, b: f(chunks(b.own, 2), "position"),
+    "chunk_gae": lambda f, b: sum(
+        f(chunks(b.own, 2), b.own / 2, b.take("raw"), b.take("logp"), 0.9, 0.8)
+    ),
+    "branch_values": lambda f, b: f(
+        replace(b, ids=(torch.arange(b.ids.shape[1]) % 3).expand(b.ids.shape))
+    ),
+    "steered": lambda f, b: f(b.take("logp"), b.take("reward").nan_to_num() / 9, 0.5),
+    "overlong": lambda f, b: f(b, 4, 2.5),
+    "row_names": lambda f, b: (f(b) % 997).double(),
+    "random_numbers": lambda f, b: f(b),
+    "most_varied": lambda f, b: f((b.take("logp") * b.own).sum(1), row_names(b), 0.6).float(),
+    "novelty": lambda f, b: f(
+        torch.stack([b.take("logp")[:, 1], b.take("raw")[:, 1]], 1),
+        b.group,
+        b.take("raw")[:, 1].sign(),
+    ),
 }
 LOSSES = {
     "clipped": lambda f, b: f(b.take("logp"), b.take("raw"), b.take("advantage"), 0.2, 0.3),
@@ -717,6 +1058,7 @@ LOSSES = {
     "overlapping": lambda f, b: f(*student_and_teacher(b), 2).float(),
     "constant": lambda f, b: f(b, 7),
     "row_mean": lambda f, b: f(b),
+    "finished": lambda f, b: f(token_mean)(b.put(finished=(b.own.sum(1) < 4).double())),
     "normalised": lambda f, b: sum(f(kind, 7)(b) for kind in ("token", "sequence", "constant")),
     "token_mean": lambda f, b: f(b),
 }
@@ -727,7 +1069,8 @@ PARTS = {
 }
 READERS = {
     "continued": "test_continued", "tail_logp": "test_continued", "lines": "test_spans",
-    "tokens_until": "test_spans", "written": "test_spans",
+    "tokens_until": "test_spans", "written": "test_spans", "embeddings": "test_novelty",
+    "hidden_reward": "methods/test_thr",
 }  # fmt: skip
 """Parts that read a model or its text, which these rows lack: where they are tested."""
 

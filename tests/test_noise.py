@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from autodidact import noise as module
+from autodidact.learn import Gradients
 from autodidact.methods.grpo import grpo
 from autodidact.methods.sft import sft
 from autodidact.models import Models
@@ -15,7 +16,7 @@ from toys import random_qwen, toy_task
 
 def test_variance_and_square_are_those_of_the_formulas(tokenizer, monkeypatch):
     known = iter(torch.tensor([[3.0, 0.0], [1.0, 2.0], [2.0, 1.0]]).double())
-    monkeypatch.setattr(module, "gradient", lambda *_: [next(known)])
+    monkeypatch.setattr(module, "gradients", lambda *_: Gradients([next(known)], []))
     found = gradient_noise(sft(), Models(random_qwen(tokenizer)), toy_task(), 4, 3)
     assert found.variance == pytest.approx((2 + 2 + 0) / 2)  # about the mean (2, 1)
     assert found.square == pytest.approx(5 - 2 / 3)
@@ -26,7 +27,9 @@ def test_estimates_are_unbiased_and_may_say_that_nothing_is_known(tokenizer, mon
     random = torch.Generator().manual_seed(0)
     models, task = Models(random_qwen(tokenizer)), toy_task()
     monkeypatch.setattr(
-        module, "gradient", lambda *_: [torch.randn(4, generator=random).double() + 1]
+        module,
+        "gradients",
+        lambda *_: Gradients([torch.randn(4, generator=random).double() + 1], []),
     )
     found = [gradient_noise(sft(), models, task, 4, 4) for _ in range(400)]
     assert sum(f.variance for f in found) / 400 == pytest.approx(4, abs=0.25)

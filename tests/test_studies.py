@@ -7,7 +7,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from recipes.studies import divergence, length, privilege, signal, study, support, teachers
+from recipes.studies import (
+    divergence,
+    forking,
+    length,
+    privilege,
+    signal,
+    study,
+    support,
+    teachers,
+)
 
 from autodidact import api
 from autodidact.arms import arms_of
@@ -21,7 +30,7 @@ from autodidact.tasks.random_calculation import tiny_calculation
 
 STUDIES = {
     module.__name__.rpartition(".")[2]: module
-    for module in (divergence, length, privilege, signal, support, teachers)
+    for module in (divergence, forking, length, privilege, signal, support, teachers)
 }
 LITTLE = {
     "budget": 200, "seeds": (0,), "rows": 16, "eval_problems": 4, "eval_samples": 2, "length": 12

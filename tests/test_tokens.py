@@ -10,12 +10,14 @@ import torch
 import torch.multiprocessing as mp
 
 from autodidact.credits.quantile import highest
+from autodidact.grade import grade
 from autodidact.learn import learn
 from autodidact.losses.tokens import Tokens
 from autodidact.losses.weights import sequence_mean, told_mean
 from autodidact.method import token_mean
 from autodidact.methods.grpo import grpo
 from autodidact.methods.opsd import opsd
+from autodidact.methods.thr import thr
 from autodidact.models import Models
 from autodidact.run import Run
 from autodidact.teachers import Teacher
@@ -73,6 +75,41 @@ def test_tokens_that_the_base_leaves_out_are_no_part_of_a_share():
     batch = rows_of([2, 2], entropy=[9.0, 9.0, 1.0, 2.0]).put(told=torch.tensor([0.0, 1.0]))
     found = Tokens.parse("entropy:0.5").weigh(told_mean)(batch)
     assert found[batch.own].tolist() == [0.0, 0.0, 0.0, 1.0]
+
+
+def test_branches_count_by_what_they_decide():
+    """Two rows of reward 1 and 0 part at their second token; a third, of reward 0, at its first."""
+    batch = rows_of([2, 2, 2], [1.0, 0.0, 0.0])
+    batch = replace(batch, ids=torch.tensor([[0, 1, 1], [0, 1, 2], [0, 2, 1]]))
+    made = Tokens.parse("tempo:3").credit(batch, None)
+    changed = torch.tensor([[1 / 6, 1 / 2], [1 / 6, 1 / 2], [1 / 3, 0.0]], dtype=torch.float64)
+    assert torch.allclose(made.take("tempo")[:, 1:], 1 + 3 * changed, atol=1e-12)
+    expected = (1 + 3 * changed).flatten()
+    assert weights("tempo:3", made).tolist() == near(*(expected / expected.mean()).tolist())
+
+
+def test_gates_of_policy_gradients_apply_to_a_divergence_unchanged(tokenizer):
+    """THR, 80/20 and TEMPO make the same weights whichever loss they stand before."""
+    models, task = Models(random_qwen(tokenizer)), toy_task(8)
+    method = opsd(n=4, length=6)
+    batch = grade(method.rollout(task.train, models, task, 2), models)
+    policy = thr(n=4, kl=0.0, scale="none").credit(batch, models)
+    plain = grpo(n=4, scale="none").credit(batch, models).take("advantage")
+    told = (plain != 0) & batch.own
+    gate = (policy.take("advantage") / plain)[told]
+    found = opsd(n=4, length=6, tokens="thr:0.1").credit(batch, models).take("thr")
+    assert torch.allclose(found[told], gate, rtol=1e-6)
+    assert 0 < float((gate == 0).double().mean()) < 1
+    for tokens in ("entropy:0.2", "tempo:1", "thr:0.1"):
+        gated = opsd(n=4, length=6, tokens=tokens)
+        made = gated.credit(batch, models)
+        made = made.put(weight=gated.weigh(made))
+        scores = models.scores(gated.views(made, models), made)
+        ours = (gated.loss(scores, made) * made.take("weight")).sum()
+        scores = models.scores(method.views(batch, models), batch)
+        by_hand = (method.loss(scores, batch) * made.take("weight")).sum()
+        assert float(ours.detach()) == pytest.approx(float(by_hand.detach()), rel=1e-9)
+        assert gated.needs == (("solution",) if tokens[0] == "e" else ("solution", "answer"))
 
 
 def test_tokens_that_tie_with_the_last_are_kept():

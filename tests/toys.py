@@ -81,6 +81,11 @@ def graded(text: str) -> float:
     return sum(text.encode()) % 3 / 2
 
 
+def echo(problem, said) -> str:
+    """A tool that answers the same to everything."""
+    return "so"
+
+
 def toy_task(problems: int = 4, told: bool = True) -> Task:
     """Sums with solutions of different lengths; `told=False` shows the teacher no solution."""
     rows = [

@@ -37,21 +37,23 @@ ARMS = (
     "forking_tokens(choose=random)",
     "forking_tokens(choose=lowest)",
     "lp_reg",
-    "d3s",
-    "rlfr",
+    "d3s(over=30)",
+    "rlfr(blocks=2)",
     "tw_grpo",
     "macro_actions",
-    "oreal",
-    "ulorl",
-    "brpo",
-    "capo",
-    "verifree",
-    "ttrl",
-    "evol_rl",
+    "oreal(frozen=3)",
+    "ulorl(budget=20, temperature=1.0)",
+    "brpo(budgets='8,16,32', summaries=1, length_summary=8, after='=')",
+    "capo(k=1)",
+    "verifree(marker={marker!r}, bridge='', occurrence=last)",
+    "ttrl(n=16, keep=8)",
+    "evol_rl(n=16, keep=8)",
     "otr",
     "opsd(divergence=reverse)",
-    "opsd(divergence=reverse, tokens=entropy:0.2)",
+    "opsd(divergence=reverse, tokens='entropy:0.2')",
 )
+"""Left out: `tvm` trains no policy, `poad` asks for turns, `rmt` for a corpus, and `degrpo` for a
+model with two modes."""
 SETTING: dict[str, Any] = {
     **SMALL,
     "lr": 2e-4,
@@ -71,9 +73,11 @@ def credit(out: Path | str | None = None, **options: Any) -> Path:
 
     Args:
         out: the run directory; a fresh one under runs/ by default.
-        options: of `autodidact.compare`; `arms` in place of `ARMS`.
+        options: of `autodidact.compare`; `arms` in place of `ARMS`, and `marker`, after whose
+            last place VeriFree puts the reference answer.
     """
-    arms = options.pop("arms", ARMS)
+    marker = options.pop("marker", "=")
+    arms = [arm.format(marker=marker) for arm in options.pop("arms", ARMS)]
     return study(arms, out, {**SETTING, **options}, write=lambda found: measured(found))
 
 
@@ -82,7 +86,7 @@ def on_countdown(out: Path | str, **options: Any) -> Path:
     base = Path(out) / "base"
     if not base.exists():
         warmed(base)
-    given = {"model": str(base), "task": "tiny_countdown", "length": 40, **options}
+    given = {"model": str(base), "task": "tiny_countdown", "length": 40, "marker": "\n", **options}
     return credit(Path(out) / "comparison", **given)
 
 

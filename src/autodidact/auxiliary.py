@@ -72,7 +72,23 @@ class Trained:
 
         Returns the loss, or `None` where it or its gradient was not finite and nothing was changed.
         """
+        whole = self._backward(auxiliary, pieces)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip or torch.inf)
+        fine = bool(norm.isfinite()) and abs(whole) < torch.inf
+        if fine:
+            self.optimizer.step()
+            self.updates += 1
         self.optimizer.zero_grad(set_to_none=True)
+        return whole if fine else None
+
+    def gradient(self, auxiliary: Auxiliary, pieces: Sequence[Batch]) -> list[torch.Tensor]:
+        """The gradient that `learn` would use; nothing is updated."""
+        self._backward(auxiliary, pieces)
+        found = [p.grad for p in self.network.parameters() if p.grad is not None]
+        self.optimizer.zero_grad(set_to_none=True)
+        return found
+
+    def _backward(self, auxiliary: Auxiliary, pieces: Sequence[Batch]) -> float:
         whole = 0.0
         for piece in pieces:
             values = auxiliary.loss(self.network, piece)
@@ -81,13 +97,7 @@ class Trained:
             loss = (values * weight).sum()
             loss.backward()
             whole += float(loss.detach())
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip or torch.inf)
-        fine = bool(norm.isfinite()) and abs(whole) < torch.inf
-        if fine:
-            self.optimizer.step()
-            self.updates += 1
-        self.optimizer.zero_grad(set_to_none=True)
-        return whole if fine else None
+        return whole
 
 
 @torch.no_grad()

@@ -172,7 +172,8 @@ def batch_of(
                 streams[name][row, place, : len(listed)] = torch.tensor(listed)
     for name, column in (values or {}).items():
         streams[name] = torch.as_tensor(column, dtype=torch.float32)
-    number = torch.as_tensor(list(range(len(lengths))) if group is None else list(group))
+    numbers = list(range(len(lengths))) if group is None else list(group)
+    number = torch.tensor(numbers, dtype=torch.long)  # also where there is no row
     return Batch(ids, real, chosen, number, tuple(problems), task, temperature, streams)
 
 

@@ -75,6 +75,7 @@ def task(name: str) -> Callable[..., Any]:
 
 
 TASKS = {
+    "choices": "choices",
     "countdown": "countdown",
     "from_file": "files",
     "random_calculation": "random_calculation",
@@ -93,6 +94,14 @@ def engine(name: str) -> Callable[..., Any]:
 
 
 ENGINES = ("local", "server", "speculative", "vllm")
+
+
+def function(where: str) -> Callable[..., Any]:
+    """A user's function at `package.module:name` or `path/to/file.py:name`.
+
+    Raises `ValueError` where there is none, see `autodidact.tasks.importing`.
+    """
+    return importlib.import_module("autodidact.tasks.importing").load(where)
 
 
 def bind(function: Callable[..., Any], call: Call) -> dict[str, Any]:

@@ -70,16 +70,17 @@ def _moved(
     words: Int[torch.Tensor, "W"] | slice,
 ) -> Float[torch.Tensor, "N"]:
     """g_t^T M h_t of the tokens of one group."""
-    head, size = scores.head, sizes(len(tokens), scores.head)[0]
-    shape = head.weight[words].shape if isinstance(words, slice) else (len(words), head.weight.shape[1])
-    step = torch.zeros(shape, dtype=head.dtype, device=head.weight.device)
+    head = scores.head
+    size = sizes(len(tokens), head)[0]
+    step = torch.zeros_like(head.weight[words], dtype=head.dtype)
     for some in tokens[steps[tokens] != 0].split(size):
         head.push(steps[some, None] * _errors(scores, some, words), scores.hidden[some], step)
-    pieces = tokens.split(size)
-    pulls = [Head(step).pull(_errors(scores, some, words)) for some in pieces]
-    return torch.cat(
-        [(pull * scores.hidden[some]).sum(1) for pull, some in zip(pulls, pieces, strict=True)]
-    )
+    moved = Head(step)
+    found = [
+        (moved.pull(_errors(scores, some, words)) * scores.hidden[some]).sum(1)
+        for some in tokens.split(size)
+    ]
+    return torch.cat(found)
 
 
 def _errors(
@@ -120,7 +121,9 @@ def disagreement(
     for each in number.unique():
         tokens = (number == each).nonzero().squeeze(1)
         rows = row[tokens].unique(return_inverse=True)[1]
-        at = torch.full((int(rows.max()) + 1, int(place[tokens].max()) + 1), -1, device=asked.device)
+        at = torch.full(
+            (int(rows.max()) + 1, int(place[tokens].max()) + 1), -1, device=asked.device
+        )
         at[rows, place[tokens]] = tokens
         step = max(1, sizes(len(tokens), scores.head)[0] // len(at))
         values = torch.cat([_apart(scores, some, kind) for some in at.split(step, 1)])
@@ -136,7 +139,7 @@ def _apart(scores: Scores, at: Int[torch.Tensor, "G P"], kind: Apart) -> Float[t
         logp = torch.where(there, logp, -math.log(logp.shape[-1]))
         gap = (logp.mean(0) - logp).clamp(-FAR, FAR)
         return (gap.expm1() - gap).sum(-1).mean(0)
-    p = there / there.sum(0) * logp.exp()
+    p = there * logp.exp() / there.sum(0)
     mean = p.sum(0)
     return torch.where(p > 0, p * (logp - mean.log()), 0.0).sum((0, 2))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 
@@ -68,21 +69,36 @@ def split(method: Method, batch: Batch, micro_rows: int | None) -> list[Batch]:
     return batch.split(micro_rows or len(batch), method.unit)
 
 
-def gradient(
-    method: Method, models: Models, batch: Batch, micro_rows: int | None = None
-) -> list[torch.Tensor]:
-    """The gradient that an update on this batch would use, for each trained weight it reaches.
+class Gradients(NamedTuple):
+    """Of the trained weights of the policy that a loss reaches, and of its auxiliaries'."""
 
-    Nothing is updated, auxiliaries included.
-    """
-    parameters = [p for p in models.policy.model.parameters() if p.requires_grad]
-    for each in parameters:
-        each.grad = None
-    for piece in split(method, credited(method, models, batch), micro_rows):
+    policy: list[torch.Tensor]
+    auxiliaries: list[torch.Tensor]
+
+
+def gradients(
+    method: Method, models: Models, batch: Batch, micro_rows: int | None = None
+) -> Gradients:
+    """The gradients that an update on this batch would use. Nothing is updated."""
+    batch = credited(method, models, batch)
+    pieces = split(method, batch, micro_rows)
+    for piece in pieces:
         backward(method, models, piece, None)
-    found = [p.grad for p in parameters if p.grad is not None]
-    for each in parameters:
-        each.grad = None
+    found = [
+        gradient
+        for each in method.auxiliaries
+        for gradient in models.trained(each).gradient(each, pieces)
+    ]
+    return Gradients(_taken(models.policy.model), found)
+
+
+def _taken(model: torch.nn.Module) -> list[torch.Tensor]:
+    """The gradients that lie at the weights of a model; they lie there no more."""
+    found = []
+    for each in model.parameters():
+        if each.grad is not None:
+            found.append(each.grad)
+            each.grad = None
     return found
 
 

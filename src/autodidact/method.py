@@ -106,6 +106,7 @@ class Method:
         signal: [B, T], what each token is told: shown in the token view, and its mean size is
             logged. Takes (scores, batch, loss values).
         signal_name: what that number is, such as "divergence to the teacher (nats)".
+        roles: what its credit reads beside the roles of its views; they are made at the start.
         auxiliaries: networks that are trained beside the policy, once on each batch.
         name, arguments: the call that made it; filled in by `factory`.
     """
@@ -121,6 +122,7 @@ class Method:
     stale: bool = False
     signal: Callable[..., Float[torch.Tensor, "B T"]] = loss_itself
     signal_name: str = "loss (nats)"
+    roles: tuple[str, ...] = ()
     auxiliaries: tuple[Auxiliary, ...] = ()
     name: str = ""
     arguments: Mapping[str, Any] | None = None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from autodidact.grade import grade
-from autodidact.learn import gradient
+from autodidact.learn import gradients
 from autodidact.method import Method
 from autodidact.models import Models
 from autodidact.problem import Task
@@ -66,7 +66,7 @@ def gradient_noise(
                 batch = grade(batch, models)
             if not len(batch):
                 continue
-            parts = gradient(method, models, batch.to(models.policy.device))
+            parts = gradients(method, models, batch.to(models.policy.device)).policy
             flat = torch.cat([each.flatten() for each in parts]).double()
             total = flat if total is None else total + flat
             squares, used = squares + float(flat @ flat), used + 1

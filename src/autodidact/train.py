@@ -69,6 +69,8 @@ class Training:
 
     def __post_init__(self):
         run = self.run
+        for role in self.method.roles:
+            assert self.models[role]
         if run.staleness and self.method.rollout.draws:
             self._may_be_stale()
             self.ahead = Ahead(self.method.rollout, self.task, self.models)

@@ -4,7 +4,10 @@ Everything of TRL is its own: sampling, rewards, advantages, old and reference l
 gradient accumulation. Where the two differ by design:
 
 - TRL multiplies k3 by the ratio (`use_bias_correction_kl=True`), which makes its gradient that of
-  KL(policy || reference). Ours is k3 as in the paper. TRL's is off in all cases but the last.
+  KL(policy || reference). Ours is k3 as in the paper, and TRL's is `kl_kind="k3_ratio"`.
+- TRL's `epsilon_high` of CISPO is the largest ratio itself, our `clip_high` that minus one.
+- TRL's RLOO has a clipped ratio of whole answers, 1 in the first update, where its value is the
+  mean advantage and its gradient that of REINFORCE, as ours. Only that gradient is compared.
 - TRL's old log-probability is read again by the trainer, and its own detached value where one
   update follows a generation. Ours is that of the sampler. Here ours is given TRL's.
 - TRL's loss type "dapo" is the mean over tokens alone; our `dapo` also replaces groups without
@@ -33,10 +36,12 @@ from against.trl_peer import (
 )
 from autodidact.batch import batch_of
 from autodidact.grade import grade
-from autodidact.losses.policy import clipped, k3
+from autodidact.methods.cispo import cispo
 from autodidact.methods.dapo import dapo
 from autodidact.methods.dr_grpo import dr_grpo
 from autodidact.methods.grpo import grpo
+from autodidact.methods.gspo import gspo
+from autodidact.methods.rloo import rloo
 from autodidact.model import load
 from autodidact.view import plain
 from toys import graded, toy_task
@@ -53,17 +58,6 @@ def partly(problems, texts):
 
 
 TASK = replace(toy_task(PROBLEMS), reward=partly)
-
-
-def corrected(kl: float):
-    """GRPO with TRL's default k3, times the ratio."""
-
-    def loss(scores, batch):
-        logp, old = scores["policy"].logp, batch.take("raw")
-        value = clipped(logp, old, batch.take("advantage"), 0.2, 0.2)
-        return value + kl * k3(logp, scores["reference"].logp) * (logp - old).exp()
-
-    return replace(grpo(N, LENGTH, kl=kl), loss=loss)
 
 
 K3 = {"beta": 0.1, "use_bias_correction_kl": False}
@@ -83,20 +77,35 @@ CASES = {
         {"loss_type": "dapo", "epsilon_high": 0.28, "gradient_accumulation_steps": 4},
         dapo(N, LENGTH, waves=1),
     ),
-    "k3 times the ratio": ({"loss_type": "grpo", "beta": 0.1}, corrected(0.1)),
+    "k3 times the ratio": (
+        {"loss_type": "grpo", "beta": 0.1}, grpo(N, LENGTH, kl=0.1, kl_kind="k3_ratio")
+    ),
+    "two-sided": ({"loss_type": "grpo", "delta": 1.25}, grpo(N, LENGTH, dual=1.25)),
+    "masked": (
+        {"loss_type": "grpo", "mask_truncated_completions": True, "max_completion_length": 7},
+        grpo(N, 7, mask_truncated=True),
+    ),
+    "gspo": (
+        {
+            "loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.03,
+            "epsilon_high": 0.04,
+        },
+        gspo(N, LENGTH, clip=0.03, clip_high=0.04),
+    ),
+    "cispo": ({"loss_type": "cispo", "epsilon_high": 1.2}, cispo(N, LENGTH, clip_high=0.2)),
 }  # fmt: skip
 
 
-def record(model, folder, **options):
+def record(model, folder, kind="GRPO", **options):
     """Two updates of TRL on one batch of its own: the tape, what it was asked, what it made."""
+    import trl
     from datasets import Dataset
     from transformers import PrinterCallback
-    from trl import GRPOConfig, GRPOTrainer
 
     lm = load(model, device="cpu")
     tape, made = Tape(), []
 
-    class Recorded(GRPOTrainer):
+    class Recorded(getattr(trl, f"{kind}Trainer")):
         def _generate_and_score_completions(self, inputs):
             output = super()._generate_and_score_completions(inputs)
             made.append(([row["number"] for row in inputs], output))
@@ -111,7 +120,7 @@ def record(model, folder, **options):
         return partly(number, [message["content"] for [message] in completions])
 
     accumulated = options.get("gradient_accumulation_steps", 1)
-    config = GRPOConfig(
+    config = getattr(trl, f"{kind}Config")(
         **settings(
             folder, max_steps=2, num_iterations=2, num_generations=N, beta=0.0,
             max_completion_length=LENGTH, per_device_train_batch_size=N * PROBLEMS // accumulated,
@@ -133,19 +142,22 @@ def unpadded(values, mask):
 
 def as_batch(numbers, output, temperature, models):
     """TRL's rows as our batch, graded by us. The old log-probabilities are TRL's where it has
-    some, and else those of the policy."""
+    some, and else those of the policy. A row whose mask is empty is one that TRL masked whole."""
     prompts = unpadded(output["prompt_ids"], output["prompt_mask"])
-    completions = unpadded(output["completion_ids"], output["completion_mask"])
+    finished = output["completion_mask"].any(1, keepdim=True)
+    written = output["completion_mask"].bool() | ~finished
+    completions = unpadded(output["completion_ids"], written)
     problems = [TASK.train[i] for i in numbers]
     assert prompts == [models.policy.render(TASK.prompt(problem)) for problem in problems]
     batch = batch_of(problems, prompts, completions, TASK, group=numbers, temperature=temperature)
     with torch.no_grad():
         old = models.score(plain(batch), batch).logp
     if "old_per_token_logps" in output:
-        theirs = output["old_per_token_logps"][output["completion_mask"].bool()]
-        torch.testing.assert_close(old[batch.own], theirs, rtol=0, atol=2e-5)
-        old = torch.zeros_like(old).masked_scatter(batch.own, theirs)
-    return grade(batch.put(raw=old), models)
+        theirs = output["old_per_token_logps"][written]
+        theirs = torch.where(finished, torch.zeros_like(old).masked_scatter(batch.own, theirs), old)
+        torch.testing.assert_close(old, theirs, rtol=0, atol=2e-5)
+        old = theirs
+    return grade(batch.put(raw=old, finished=finished[:, 0].float()), models)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -171,3 +183,21 @@ def test_two_updates_have_the_loss_and_gradient_of_trl(case, blurred, models, tm
             ratio = (models.score(plain(batch), batch).logp - batch.take("raw")).exp()
         assert ((ratio < 0.8) | (ratio > 1.28))[batch.own].any(), "the clip was at work"
     assert batch.take("reward").isnan().any(), "a row that cannot be scored was among them"
+    assert (case == "masked") is not bool(batch.take("finished").all())
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_the_first_update_of_rloo_has_the_gradient_of_trl(beta, blurred, models, tmp_path):
+    """The reference is TRL's policy itself, before its first update: only beta=0 tells much more
+    than that the penalty is 0 there."""
+    tape, [(numbers, output), *_] = record(blurred, tmp_path, "RLOO", beta=beta)
+    models.policy.model.load_state_dict(tape.weights[0])
+    batch = as_batch(numbers, output, 1.0, models)
+    method = rloo(N, LENGTH, kl=beta)
+    with torch.no_grad():
+        advantage = method.credit(batch, models).take("advantage")
+    expected = output["advantages"][:, None] * batch.own
+    torch.testing.assert_close(advantage, expected, rtol=1e-5, atol=1e-5)
+    assert expected.any() and batch.take("reward").isnan().any()
+    _, gradient = answer(method, batch, models, tape.weights[0])
+    assert largest_gap(gradient, tape.gradients[0]) < FLOAT32

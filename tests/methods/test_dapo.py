@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from autodidact.credits.length import overlong
 from autodidact.methods.dapo import dapo
 from autodidact.methods.grpo import grpo
 from autodidact.models import Models
@@ -81,3 +82,27 @@ def test_a_saturated_task_ends_the_step_with_nothing_to_learn(qwen):
     assert len(batch) == 0 and line["empty"] == 1
     assert models.ledger.verified == 3 * 8 and models.ledger.optimizer_steps == 0
     assert training.position == 12
+
+
+def test_the_overlong_punishment_is_continuous_and_linear_between_its_knees():
+    """(checked) min(0, ((L - C) - T) / C), -1 from L on: L = 20, C = 5."""
+    lengths = [1, 14, 15, 16, 18, 19, 20, 21, 30]
+    found = overlong(rows_of(lengths), 20, 5)
+    assert found.tolist() == pytest.approx([0, 0, 0, -0.2, -0.6, -0.8, -1, -1, -1])
+    near = [overlong(rows_of([10]), longest, 4.0) for longest in (14.001, 13.999, 10.001, 9.999)]
+    assert [float(x[0]) for x in near] == pytest.approx([0, 0, -1, -1], abs=1e-3)
+
+
+def test_long_answers_lose_before_rewards_are_compared():
+    """And what is logged as the reward stays the task's."""
+    batch = rows_of([10, 4, 9], [1.0, 0.0, 1.0])
+    credited = dapo(n=3, length=10, overlong=0.5).credit(batch, None)
+    plain = rows_of([10, 4, 9], [0.5, 0.0, 0.75])
+    expected = dapo(n=3, length=10).credit(plain, None).take("advantage")
+    assert torch.allclose(credited.take("advantage"), expected, rtol=1e-12)
+    assert torch.equal(credited.take("reward"), batch.take("reward"))
+
+
+def test_a_cushion_is_a_share():
+    with pytest.raises(ValueError, match=r"cushion=4096"):
+        dapo(cushion=4096)

@@ -113,3 +113,28 @@ def test_each_way_to_normalise_sums_to_its_total():
 def test_one_answer_is_no_group():
     with pytest.raises(ValueError, match="n=1"):
         grpo(n=1)
+
+
+def test_the_constant_beside_the_std_is_the_one_given():
+    batch = rows_of([1, 1], [1.0, 0.0])
+    for eps in (1e-4, 1e-6, 1e-9):
+        found = grpo(n=2, eps=eps).credit(batch, None).take("advantage")[0, 1]
+        assert float(found) == pytest.approx(0.5 / (math.sqrt(0.5) + eps), rel=1e-12)
+
+
+def test_rows_that_ran_out_of_length_weigh_nothing_and_count_in_the_mean():
+    """The advantages and denominators stay: the other rows' weights are what they were."""
+    batch = rows_of([4, 1, 3], [1.0, 0.0, 0.25]).put(finished=torch.tensor([0.0, 1.0, 1.0]))
+    for kind in ("sequence", "token", "constant", "sum"):
+        masked, whole = (
+            grpo(n=3, length=10, normalise=kind, mask_truncated=mask) for mask in (True, False)
+        )
+        a, b = (method.credit(batch, None).take("advantage") for method in (masked, whole))
+        assert torch.equal(a, b) and a[0].any()
+        assert not masked.weigh(batch)[0].any()
+        assert torch.equal(masked.weigh(batch)[1:], whole.weigh(batch)[1:])
+
+
+def test_an_unknown_way_to_normalise_names_the_nearest():
+    with pytest.raises(ValueError, match="sequence"):
+        grpo(normalise="sequences")

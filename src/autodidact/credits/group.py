@@ -37,10 +37,10 @@ def group_std(
     values: Float[torch.Tensor, "B"], group: Int[torch.Tensor, "B"]
 ) -> Float[torch.Tensor, "B"]:
     """For each row the sample standard deviation (n - 1) of its group; 0 for a single value."""
-    centred = values - group_mean(values, group)
-    counts = group_sum((~values.isnan()).to(values.dtype), group)
+    centred = (values - group_mean(values, group)).double()
+    counts = group_sum((~values.isnan()).double(), group)
     squares = group_sum((centred**2).nan_to_num(), group)
-    return (squares / (counts - 1).clamp(min=1)).sqrt()
+    return (squares / (counts - 1).clamp(min=1)).sqrt().to(values.dtype)
 
 
 def group_advantage(batch: Batch, scale: Scale = "std", eps: float = 1e-4) -> Batch:

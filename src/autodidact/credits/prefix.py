@@ -64,8 +64,18 @@ def node_means(
         spread = each[:, None].expand(tree.node.shape)
         whole = spread.new_zeros(tree.nodes).index_add(0, tree.node[real], spread[real])
         # A root holds all rows of its group, each through its first token.
-        first = tree.parent[:, 0]
-        sums.append(whole.index_add(0, first, each) if len(first) else whole)
+        sums.append(whole.index_add(0, tree.parent[:, 0], each) if real.numel() else whole)
     mean = sums[0] / sums[1].clamp(min=1)
     mean[0] = 0.0
     return mean[tree.node].to(values.dtype), (mean[tree.parent] * real).to(values.dtype)
+
+
+def branch_values(batch: Batch) -> Float[torch.Tensor, "B T"]:
+    """V(y_<=t) - V(y_<t) at each own token: what a token at a branch changes, 0 elsewhere.
+
+    V is the mean reward of the group's rows below a node, the row's own included (TEMPO,
+    2509.18314). Along a row that ends alone it sums to R - mean R, and to 0 over the children of
+    a node, each weighed by its rows.
+    """
+    after, before = node_means(prefixes(batch), batch.take("reward"))
+    return (after - before) * batch.own

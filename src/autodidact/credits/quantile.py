@@ -9,7 +9,7 @@ import math
 from fractions import Fraction
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from autodidact.parallel import total
 
@@ -50,7 +50,7 @@ def quantile(
     return torch.lerp(known[low], known[math.ceil(place)], place - low)
 
 
-def everywhere(values: Float[torch.Tensor, "n"]) -> Float[torch.Tensor, "m"]:
+def everywhere(values: Shaped[torch.Tensor, "n"]) -> Shaped[torch.Tensor, "m"]:
     """The values of all ranks, which may have different numbers of them."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return values

@@ -44,7 +44,8 @@ def gae(
         Advantages and returns.
     """
     advantage = torch.zeros_like(values)
-    gamma, lam = (torch.as_tensor(rate).to(values).expand_as(values) for rate in (gamma, lam))
+    rates = (torch.as_tensor(rate, dtype=values.dtype) for rate in (gamma, lam))
+    gamma, lam = (rate.to(values.device).expand_as(values) for rate in rates)
     later, beyond = values.new_zeros(len(values)), values.new_zeros(len(values))
     for t in reversed(range(values.shape[1])):
         here = own[:, t]

@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 from autodidact.batch import Batch
 
@@ -44,7 +44,7 @@ class Spans:
     def inside(self) -> Bool[torch.Tensor, "B T"]:
         return self.number >= 0
 
-    def sums(self, values: Float[torch.Tensor, "B T"]) -> Float[torch.Tensor, "B K"]:
+    def sums(self, values: Num[torch.Tensor, "B T"]) -> Num[torch.Tensor, "B K"]:
         """The sum over each span, [B, most]; 0 of a span that a row does not have."""
         found = values.new_zeros(len(values), self.most + 1)
         return found.scatter_add(1, self.number + 1, values)[:, 1:]
@@ -56,7 +56,7 @@ class Spans:
     def means(self, values: Float[torch.Tensor, "B T"]) -> Float[torch.Tensor, "B K"]:
         return self.sums(values) / self.sizes().clamp(min=1)
 
-    def at(self, values: Float[torch.Tensor, "B K"]) -> Float[torch.Tensor, "B T"]:
+    def at(self, values: Num[torch.Tensor, "B K"]) -> Num[torch.Tensor, "B T"]:
         """The value of its span at each token, 0 outside."""
         wide = torch.cat([values.new_zeros(len(values), 1), values], 1)
         return wide.gather(1, self.number + 1)

@@ -12,7 +12,7 @@ import torch
 from autodidact.adapter import effective_weights
 from autodidact.engine import Drawn, Request
 from autodidact.engines.rescore import confirm, rescored
-from autodidact.law import Law, prompt_key
+from autodidact.law import Heated, Law, prompt_key
 from autodidact.model import LM
 from autodidact.store import Completion
 
@@ -41,7 +41,12 @@ class Answer(NamedTuple):
 
 
 def served(law: Law) -> None:
-    """`ValueError` for a law that vLLM would change on the way."""
+    """`ValueError` for a law that vLLM would change on the way, or does not know."""
+    if isinstance(law, Heated):
+        raise ValueError(
+            f"gain={law.gain}: a temperature that follows the entropy is no law of vLLM; take "
+            "the engine 'local' or 'speculative', or gain=0"
+        )
     if law.min_p > 0 and law.top_p < 1:
         raise ValueError(
             f"min_p={law.min_p} with top_p={law.top_p} is another law there: vLLM cuts by min-p "

@@ -213,10 +213,12 @@ def policy_gradient(
     *,
     epochs: int = 1,
     needs: tuple[str, ...] = ("answer",),
+    roles: tuple[str, ...] = (),
 ) -> Method:
     """A method whose credit makes the stream `advantage` [B, T].
 
-    Its signal, what the token view shows, is that advantage.
+    Its signal, what the token view shows, is that advantage. `roles` are those that only the
+    credit reads.
     """
 
     def whole(batch: Batch, models: Models) -> Batch:
@@ -230,6 +232,7 @@ def policy_gradient(
         weigh,
         needs=needs,
         epochs=epochs,
+        roles=roles,
         stale=surrogate.kind != "none" or surrogate.correct is not None,
         signal=lambda scores, batch, values: batch.take("advantage"),
         signal_name="advantage",

@@ -8,15 +8,19 @@ prefix:0.5       1 for t <= L/2, rounded up
 position:p       (t/L)^p (position-weighted OPSD, 2605.21606)
 entropy:0.2      1 for the 20% of tokens where the policy's law is flattest (2506.01939)
 lowest:0.2       1 for the 20% of tokens that the sampler thought least likely (OPSA, 2608.31046)
+tempo:g          1 + g |V(y_<=t) - V(y_<t)|, V(s) the mean reward of the group's rows that begin
+                 with s: a branch that decides counts more (after TEMPO, 2509.18314)
+thr:p            1[|THR_t| > tau] (1 + sign(THR_t) p), see `credits.hidden_reward` (2510.03669)
 divergence:g     1 + g (1 - sum_{u<t} |A_u| / sum_u |A_u|), A = log p(y) - log q(y), q the teacher
                  (IW-OPD, 2606.22600)
 overlap:k        1 where y is among the k likeliest words of the student and of the teacher (after
                  2604.13016)
 
-and of several, "prefix:0.5 * entropy:0.2", the product. The first six are data: they are made
-before a batch is split, from all its tokens that count, and rescaled so that their sum is that of
-the method's own weights. (The paper of "entropy" divides by the number of all tokens.) "divergence"
-and "overlap" are known only where both laws have been read. They multiply the values as they are.
+and of several, "prefix:0.5 * entropy:0.2", the product. "tempo" and "thr" compare graded rows of
+a group. All but the last two are data: they are made before a batch is split, from all its tokens
+that count, and rescaled so that their sum is that of the method's own weights. (The paper of
+"entropy" divides by the number of all tokens.) "divergence" and "overlap" are known only where
+both laws have been read. They multiply the values as they are.
 """
 
 from __future__ import annotations
@@ -31,15 +35,17 @@ import torch
 from jaxtyping import Bool, Float
 
 from autodidact.batch import Batch
+from autodidact.credits.hidden_reward import hidden_reward, steered
+from autodidact.credits.prefix import branch_values
 from autodidact.credits.quantile import highest
 from autodidact.method import Method
+from autodidact.models import Models
 from autodidact.names import choose
 from autodidact.parallel import total
 from autodidact.teachers import Teacher
 from autodidact.view import plain
 
 if TYPE_CHECKING:
-    from autodidact.models import Models
     from autodidact.scores import Scores
 
 Amount = int | Fraction
@@ -64,12 +70,22 @@ KINDS: dict[str, tuple[Callable[[Amount], bool], str]] = {
     "position": (lambda x: x > 0, "a power above 0, as in position:1"),
     "entropy": (_share, "a share, as in entropy:0.2"),
     "lowest": (_share, "a share, as in lowest:0.2"),
-    "divergence": (lambda x: True, "a number, as in divergence:0.5"),
+    "tempo": (lambda x: x > 0, "a number above 0, as in tempo:1"),
+    "thr": (lambda x: -1 <= x <= 1, "a number from -1 to 1, as in thr:0.1 or thr:-0.1"),
+    "divergence": (lambda x: x >= 0, "a number, as in divergence:0.5"),
     "overlap": (_count, "a count of words, as in overlap:16"),
 }
 """What each kind's number may be, and how to say so."""
 LATE = ("divergence", "overlap")
 """Kinds that are known only when the loss is."""
+MADE: dict[str, Callable[[Batch, Models, float], torch.Tensor]] = {
+    "entropy": lambda batch, models, x: models.score(plain(batch), batch).entropy.detach(),
+    "tempo": lambda batch, models, x: 1 + x * branch_values(batch).abs(),
+    "thr": lambda batch, models, x: steered(*hidden_reward(batch, models), x),
+}
+"""Streams that some kinds need, by name: what makes them, [B, T]."""
+GRADED = ("tempo", "thr")
+"""Kinds that ask for rewards, and so for answers."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,10 @@ class Tokens:
     """
 
     terms: tuple[tuple[str, Amount], ...]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.terms)
 
     @classmethod
     def parse(cls, text: str) -> Tokens:
@@ -103,18 +123,23 @@ class Tokens:
         """
         if not self.terms:
             return method
+        graded = ("answer",) if set(self.kinds) & set(GRADED) else ()
         return replace(
             method,
+            needs=tuple(dict.fromkeys((*method.needs, *graded))),
             credit=lambda batch, models: self.credit(method.credit(batch, models), models),
             weigh=self.weigh(method.weigh),
             loss=self.loss(method.loss, judge),
         )
 
     def credit(self, batch: Batch, models: Models) -> Batch:
-        """The batch with what its weights are made of: stream `entropy`, of one reading more."""
-        if "entropy" not in dict(self.terms):
-            return batch
-        return batch.put(entropy=models.score(plain(batch), batch).entropy.detach())
+        """The batch with what its weights are made of; "entropy" and "thr" read it once more."""
+        made = {
+            name: MADE[name](batch, models, float(amount))
+            for name, amount in self.terms
+            if name in MADE
+        }
+        return batch.put(**made)
 
     def weigh(self, base: Weigh) -> Weigh:
         """The weights known as data, times those of `base`, with the same sum over all ranks.
@@ -164,9 +189,9 @@ def _term(text: str) -> tuple[str, Amount]:
     if name == "uniform":
         raise ValueError("tokens 'uniform' stands alone, without a number or other factors")
     allowed, means = KINDS[name]
-    if not re.fullmatch(r"\d+|\d*\.\d+", written):
+    if not re.fullmatch(r"-?(\d+|\d*\.\d+)", written):
         raise ValueError(f"tokens {text!r}: {name!r} takes {means}")
-    amount = int(written) if written.isdigit() else Fraction(written)
+    amount = Fraction(written) if "." in written else int(written)
     if not allowed(amount):
         raise ValueError(f"tokens {text!r}: {name!r} takes {means}")
     return name, amount
@@ -178,6 +203,8 @@ def _early(
     """The factor of a kind that is data, [B, T]; of use where a token counts."""
     if name == "entropy":
         return highest(batch.take("entropy"), counted, amount)
+    if name in GRADED:
+        return batch.take(name)
     if name == "lowest":
         return highest(-batch.take("raw"), counted, amount)
     place, length = batch.own.cumsum(1), batch.own.sum(1, keepdim=True)

@@ -4,16 +4,17 @@ micro-batches and ranks cannot change a denominator."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 
 from autodidact.batch import Batch
 from autodidact.method import token_mean
+from autodidact.names import choose
 from autodidact.parallel import total
 
-Normalise = Literal["token", "sequence", "constant"]
+Normalise = Literal["token", "sequence", "constant", "sum"]
 Weigh = Callable[[Batch], Float[torch.Tensor, "B T"] | Float[torch.Tensor, "B"]]
 
 
@@ -43,8 +44,17 @@ def row_mean(batch: Batch) -> Float[torch.Tensor, "B"]:
     return torch.ones(len(batch), device=batch.ids.device) / rows
 
 
+def finished(weigh: Weigh) -> Weigh:
+    """The same weights per token, but 0 for rows that ran out of length (stream `finished`).
+
+    The denominators keep their tokens: nobody else counts more because a neighbour was cut off.
+    """
+    return lambda batch: weigh(batch) * batch.take("finished")[:, None]
+
+
 def normalised(kind: Normalise, length: int) -> Weigh:
-    """The `weigh` of that name; `length` is the constant of "constant"."""
-    if kind == "constant":
-        return lambda batch: constant(batch, length)
+    """The `weigh` of that name; `length` is the constant of "constant", and 1 is that of "sum"."""
+    choose("normalise", kind, get_args(Normalise))
+    if kind in ("constant", "sum"):
+        return lambda batch: constant(batch, length if kind == "constant" else 1)
     return {"token": token_mean, "sequence": sequence_mean}[kind]

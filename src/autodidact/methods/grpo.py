@@ -4,7 +4,7 @@ from autodidact.credits.group import Scale, group_advantage
 from autodidact.law import Law
 from autodidact.losses.importance import Correct
 from autodidact.losses.policy import KL, Surrogate, policy_gradient
-from autodidact.losses.weights import Normalise, normalised
+from autodidact.losses.weights import Normalise, finished, normalised
 from autodidact.method import Method, factory
 from autodidact.rollouts.choose import WithSpread
 from autodidact.rollouts.sample import Sample
@@ -27,10 +27,14 @@ def grpo(
     correct: Correct | None = None,
     cap: float = 2.0,
     kl_kind: KL = "k3",
+    eps: float = 1e-4,
+    dual: float | None = None,
+    entropy: float = 0.0,
+    mask_truncated: bool = False,
 ) -> Method:
     """Group Relative Policy Optimization: rewards compared within the answers to one question.
 
-    A_i = (R_i - mean R) / (std R + 1e-4) over the group (std with n - 1), the same at every token;
+    A_i = (R_i - mean R) / (std R + eps) over the group (std with n - 1), the same at every token;
     L = -(1/B) sum_i (1/T_i) sum_t min(rho A, clip(rho, 1-clip, 1+clip_high) A) + kl * k3,
     rho = p(y_t) / mu(y_t), mu the law that drew y; with top_k or top_p both are renormalised over
     the words that were left. With `correct` rho = p / p_old, p_old the trainer's own before the
@@ -56,15 +60,23 @@ def grpo(
         cap: of those weights.
         kl_kind: "k3" as in the paper; "k2", "k3_plus" (verl) and "k3_ratio" (TRL) have the gradient
             of KL(policy, reference), see `losses.policy.penalty`.
+        eps: 1e-4 as in TRL; 1e-6 in verl, 1e-9 in OpenRLHF.
+        dual: the loss of a negative advantage is at most -dual A (3 in verl, `delta` in TRL).
+        entropy: weight of a bonus for the entropy of the law.
+        mask_truncated: rows that ran out of length weigh nothing, but count in their group's mean.
     """
     if n < 2:
         raise ValueError(f"n={n}: a group needs at least 2 completions to compare")
     sample = Sample(n, length, Law(temperature, top_k, top_p))
     high = clip if clip_high is None else clip_high
+    weigh = normalised(normalise, length)
     return policy_gradient(
         WithSpread(sample, waves) if waves > 1 else sample,
-        lambda batch, models: group_advantage(batch, scale),
-        Surrogate(low=clip, high=high, correct=correct, cap=cap, kl=kl, kl_kind=kl_kind),
-        normalised(normalise, length),
+        lambda batch, models: group_advantage(batch, scale, eps),
+        Surrogate(
+            low=clip, high=high, dual=dual, correct=correct, cap=cap, kl=kl, kl_kind=kl_kind,
+            entropy=entropy,
+        ),
+        finished(weigh) if mask_truncated else weigh,
         epochs=epochs,
-    )
+    )  # fmt: skip
