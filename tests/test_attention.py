@@ -206,7 +206,8 @@ def test_a_masked_language_model_reads_its_document_in_both_directions(kind):
         config = AutoConfig.for_model(kind, **MASKED[kind])
         config.initializer_range = 0.3
         model = AutoModelForMaskedLM.from_config(config).eval()
-    lm, view = LM(model, NoWords(), "masked", causal=False), view_of(ROWS)
+    model.config.is_causal = False
+    lm, view = LM(model, NoWords(), "masked"), view_of(ROWS)
     assert lm.obstacle is None and not lm.shares
     for limit in (None, 14):
         assert_same(read(lm, packed(view, limit)), alone(lm, view), 2e-5)

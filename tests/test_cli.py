@@ -258,7 +258,7 @@ def test_demo_is_a_preset_that_options_override(monkeypatch, cli, tmp_path):
         ("compare opsd --butget 3", "--butget", "--budget"),
         ("compare opsd(divrgence=reverse) --budget 9", "divrgence", "'divergence'"),
         ("compare opsdd --budget 9", "opsdd", "'opsd'"),
-        ("methods gpro", "gpro", "'grpo'"),
+        ("methods gppo", "gppo", "'ppo'"),
         ("verify --task gsm8l x.jsonl", "gsm8l", "'gsm8k'"),
         ("sample --smaples 3", "--smaples", "--samples"),
     ],

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "autodidact"
 CORE = (
     "adapter", "ahead", "attention", "auxiliary", "batch", "calls", "checkpoint", "contexts", "diagnose", "divergence", "engine", "grade", "groupwise",
-    "head", "kinds", "law", "learn", "ledger", "measure", "method", "model", "models", "names", "noise", "pack", "parallel", "privilege", "problem", "remembered",
+    "head", "kinds", "law", "learn", "ledger", "masked", "measure", "method", "model", "models", "names", "noise", "pack", "parallel", "places", "privilege", "problem", "remembered",
     "questions", "run", "scores", "spec", "statistics", "store", "sweep", "teachers", "threads", "train", "trial", "view",
 )  # fmt: skip
 PARTS = ("credits", "engines", "losses", "rollouts")

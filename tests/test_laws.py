@@ -998,7 +998,6 @@ CREDITS = {
     "k1_penalty": lambda f, b: f(b, b.take("logp"), b.take("raw")),
     "whiten": lambda f, b: f(b.take("logp"), b.own),
     "minmax": lambda f, b: f(b.take("logp"), b.own) + f(b.take("raw"), b.own, b.group),
-    "signed": lambda f, b: f(b.take("logp"), b.own),
     "token_group_mean_std": lambda f, b: sum(f(b.take("logp"), b.own, b.group)),
     "highest": lambda f, b: f(b.take("logp"), b.own, Fraction(1, 2)).float(),
     "quantile": lambda f, b: f(b.take("logp"), b.own, 0.3) * b.own,

@@ -8,14 +8,17 @@ import pytest
 import torch
 
 from autodidact.evaluate import Evaluation
+from autodidact.methods.forking_tokens import forking_tokens
 from autodidact.methods.grpo import grpo
 from autodidact.methods.opsd import opsd
 from autodidact.methods.rft import rft
 from autodidact.methods.sft import sft
+from autodidact.methods.tempo import tempo
+from autodidact.methods.thr import thr
 from autodidact.model import load
 from autodidact.models import Models
 from autodidact.run import Run
-from autodidact.tasks.random_calculation import tiny_calculation
+from autodidact.tasks.random_calculation import inverted, tiny_calculation
 from autodidact.train import Training, fit
 
 SEEDS = (0, 1, 2)
@@ -61,13 +64,30 @@ def test_opsd_raises_sampled_accuracy_and_a_wrong_solution_does_not(seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "lr"),
-    [
-        (sft(), 4e-4),
-        (rft(length=LENGTH), 2e-4),
-        (grpo(length=LENGTH), 2e-4),
-    ],
-    ids=["sft", "rft", "grpo"],
+    ("method", "lr"), [(sft(), 4e-4), (rft(length=LENGTH), 2e-4)], ids=["sft", "rft"]
 )
 def test_rivals_learn_too(method, lr):
     assert gain(method, tiny_calculation(), lr, 0) > 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        grpo(length=LENGTH),
+        tempo(n=8, length=LENGTH),
+        thr(length=LENGTH, waves=1),
+        forking_tokens(n=8, length=LENGTH, waves=1),
+    ],
+    ids=lambda method: method.name,
+)
+def test_credit_raises_sampled_accuracy(method, seed):
+    assert gain(method, tiny_calculation(), 2e-4, seed) > 0.02
+
+
+@pytest.mark.slow
+def test_a_reward_turned_round_lowers_it():
+    task = tiny_calculation()
+    turned = replace(task, reward=inverted(task.reward))
+    assert gain(grpo(length=LENGTH), turned, 2e-4, 0) < -0.05

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from autodidact.credits.scaling import minmax, signed, token_group_mean_std, whiten
+from autodidact.credits.scaling import minmax, token_group_mean_std, whiten
 from toys import rows_of
 
 ROWS = [[0, 1], [2, 3, 4]]
@@ -65,25 +65,6 @@ def test_where_all_are_equal_minmax_says_flat():
     among = torch.tensor([[1, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0]]).bool()
     expected = [[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.5, 0.0, 0.0], [0.0, 0.0, 0.0]]
     assert minmax(values, among, flat=0.5).tolist() == expected
-
-
-def test_signed_numbers_keep_their_signs_and_reach_the_ends():
-    values, among = table()
-    found = signed(values, among)
-    known = values[among]
-    assert known.min() < 0 < known.max()
-    expected = torch.where(known > 0, known / known.max(), known / known.min().abs())
-    assert torch.allclose(found[among], expected, rtol=1e-12)
-    assert found.max() == 1 and found.min() == -1 and not found[~among].any()
-
-
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_signed_numbers_of_one_sign_are_divided_by_what_there_is(sign):
-    values, among = table()
-    found = signed(sign * values.abs(), among)
-    assert torch.allclose(found[among], sign * values.abs()[among] / values.abs()[among].max())
-    assert not signed(torch.zeros(2, 3), among[:2, :3]).any(), "0 / 0 is 0"
-    assert signed(values[:0], among[:0]).shape == (0, 6)
 
 
 def test_mean_and_deviation_over_the_tokens_of_a_group_weigh_by_length():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from autodidact.noise import gradient_noise
 from autodidact.run import Run
 from autodidact.spec import load_policy, make_task
 from autodidact.tasks.countdown import tiny_countdown
+from autodidact.tasks.puzzles import key
 from autodidact.train import Training, fit
 
 ARMS = (
@@ -68,6 +70,10 @@ WARM = Run(steps=600, rows=64, lr=2e-3, schedule="cosine", warmup=20, eval_point
 """Supervised training that teaches the shipped model to write Countdown answers."""
 
 
+MORE = 5000
+"""Problems drawn for it, of which those of the comparison are left out."""
+
+
 def credit(out: Path | str | None = None, **options: Any) -> Path:
     """All of them on RandomCalculation, from the shipped weights.
 
@@ -91,10 +97,16 @@ def on_countdown(out: Path | str, **options: Any) -> Path:
 
 
 def warmed(folder: Path) -> None:
-    """The shipped model after supervised training on worked Countdown answers."""
-    task = tiny_countdown(train=4000)
+    """The shipped model after supervised training on worked Countdown answers.
+
+    None of the problems is one of the comparison, neither to learn from nor held out.
+    """
+    task = tiny_countdown()
+    known = {key(problem) for problem in (*task.train, *task.test)}
+    others = tiny_countdown(train=MORE, test=0, seed=1).train
+    apart = replace(task, train=[p for p in others if key(p) not in known], test=[])
     models = Models(load("tiny"))
-    fit(Training(sft(), models, task, WARM), lambda batch, line: None, lambda fraction: None)
+    fit(Training(sft(), models, apart, WARM), lambda batch, line: None, lambda fraction: None)
     folder.parent.mkdir(parents=True, exist_ok=True)
     models.policy.model.save_pretrained(folder)
     models.policy.tokenizer.save_pretrained(folder)

@@ -80,4 +80,6 @@ def name_of(call: Call, without: Sequence[str] = ()) -> str:
     for key, value in call.arguments.items():
         if key not in without:
             parts.append(value if isinstance(value, str) else f"{key}-{value}")
-    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-")
+    # A sign would be lost among the hyphens.
+    text = re.sub(r"(?<=[^A-Za-z0-9])-(?=[0-9.])", "minus-", "-".join(parts))
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Int
 
+from autodidact import masked, places
 from autodidact.adapter import adapt
 from autodidact.attention import inside_documents, way
 from autodidact.head import Head, whole
@@ -40,7 +39,6 @@ class LM:
         autocast: run the trunk in bfloat16 over float32 weights.
         thinking: thinking mode of prompts whose caller does not say; `None` leaves the template
             its default.
-        causal: a token reads only those before it; false for a masked language model.
     """
 
     model: Any
@@ -49,7 +47,6 @@ class LM:
     adapter_off: bool = False
     autocast: bool = False
     thinking: bool | None = None
-    causal: bool = True
     _rendered: dict[Any, list[int]] = field(default_factory=dict, repr=False)
     _obstacles: dict[str, str | None] = field(default_factory=dict, repr=False)
 
@@ -57,6 +54,29 @@ class LM:
     def base(self) -> Any:
         """The transformers model, without a peft wrapper."""
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token reads only those before it; false for a masked language model."""
+        return bool(getattr(self.base.config, "is_causal", True))
+
+    @property
+    def shift(self) -> int:
+        """How many columns before a token the output about it stands."""
+        return 1 if self.causal else int(getattr(self.base.config, "output_shift", 0))
+
+    @property
+    def mask(self) -> int:
+        """The token that stands for one not known yet; `ValueError` where there is none."""
+        found = getattr(self.base.config, "mask_token_id", None)
+        found = self.tokenizer.mask_token_id if found is None else found
+        if found is None:
+            raise ValueError(
+                f"{self.name} has no mask token: it is no masked language model. Give a LLaDA or "
+                "Dream checkpoint, 'tiny_diffusion', or a folder whose config.json has is_causal "
+                "false and mask_token_id"
+            )
+        return int(found)
 
     @property
     def device(self) -> torch.device:
@@ -220,16 +240,20 @@ def load(
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    place, device = _locate(name), _device(device)
+    place, device = places.locate(name), places.device(device)
     half = precision == "bf16"
     stored = torch.bfloat16 if half and lora else torch.float32
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+        folder = None if trust_remote_code else masked.published(place)
+        if folder is not None:
+            tokenizer, model = masked.tokenizer(folder), masked.read(folder).to(stored)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+            model = AutoModelForCausalLM.from_pretrained(
+                place, dtype=stored, trust_remote_code=trust_remote_code, use_safetensors=True
+            )
         # A row that is too long is refused by name; the tokenizer's own warning says less.
         tokenizer.deprecation_warnings[TOO_LONG] = True
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            place, dtype=stored, trust_remote_code=trust_remote_code, use_safetensors=True
-        )
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"no model could be loaded from {name!r}: {reason}") from error
@@ -240,32 +264,3 @@ def load(
     if lora:
         lm.model = adapt(model, lora, lora_alpha or 2 * lora, seed).eval()
     return lm
-
-
-def _device(name: str | None) -> str:
-    """The device of that name, a GPU where there is one by default; `ValueError` if missing."""
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # how torch says that there is none
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used: {reason}") from error
-    return name
-
-
-def _locate(name: str) -> str:
-    if name == "tiny":
-        return str(files("autodidact") / "tiny")
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        if path.exists() or name.startswith((".", "/", "~")):
-            found = "a file" if path.exists() else "nothing there"
-            raise ValueError(f"{name!r} is no model folder: {found}")
-        return name
-    if not (path / "config.json").is_file():
-        inside = sorted(entry.name for entry in path.iterdir())[:8]
-        raise ValueError(
-            f"{name!r} is no model folder: it has no config.json; it holds {inside or 'nothing'}"
-        )
-    return str(path)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def check(lm: LM) -> None:
-    """Refuse, by name, an architecture whose logits are not head(trunk(x)), or not causal."""
+    """Refuse, by name, an architecture whose logits are not head(trunk(x)), or which reads later
+    tokens though it does not say so (`is_causal` of its configuration), or not though it does."""
     kind = type(lm.base).__name__
     if lm.base.get_output_embeddings() is None:
         raise ValueError(f"{kind} ({lm.name}) has no output head: not a causal LM")
@@ -31,10 +32,12 @@ def check(lm: LM) -> None:
             for x in (ids, other)
         )
     tolerance = 5e-2 if lm.head().weight.dtype == torch.bfloat16 else 1e-4
-    if not torch.allclose(changed[:-1], found[:-1], rtol=tolerance, atol=tolerance):
+    causal = torch.allclose(changed[:-1], found[:-1], rtol=tolerance, atol=tolerance)
+    if causal != lm.causal:
+        says = "depends on later ones" if lm.causal else "does not depend on later ones"
         raise ValueError(
-            f"{kind} ({lm.name}) is not supported: it is not causal, what it says about a "
-            "token depends on later ones"
+            f"{kind} ({lm.name}) is not supported: it is {'not causal' if lm.causal else 'causal'},"
+            f" what it says about a token {says}"
         )
     if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
         raise ValueError(

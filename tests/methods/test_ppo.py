@@ -156,14 +156,11 @@ def test_a_tool_inside_a_row_is_no_step(case):
     assert torch.allclose(found.take("returns")[own], expected[0], atol=1e-12)
 
 
-def test_the_roles_that_its_credit_reads_are_made_with_the_views(qwen):
-    """A run that goes on from a checkpoint makes them before it has counted updates."""
-    models, task = Models(qwen), toy_task(2)
-    batch = ppo(length=3, role="policy", kl=0.1).rollout(task.train, models, task, 0)
-    ppo(length=3, role="policy").views(batch, models)
-    assert set(models._roles) == {"policy"}
-    ppo(length=3, role="policy", kl=0.1).views(batch, models)
-    assert set(models._roles) == {"policy", "initial"}
+def test_the_roles_that_its_credit_reads_are_said():
+    """A run makes them before its first update, and before it goes on from a checkpoint."""
+    assert ppo(length=3, role="policy").roles == ("policy",)
+    assert ppo(length=3, role="policy", kl=0.1).roles == ("policy", "initial")
+    assert ppo(length=3, kl=0.1).roles == ("initial",)
 
 
 def test_a_head_keeps_its_precision_over_coarser_states():

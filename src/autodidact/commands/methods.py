@@ -18,7 +18,7 @@ def methods(
     ] = None,
     /,
 ) -> None:
-    """What methods there are, each with its paper and what it needs; or all about one."""
+    """What methods there are, where they are from and what they need; or all about one."""
     if name is not None:
         factory = signatures.method(choose("method", name, calls.names("methods")))
         print(f"{factory.signature}\n\n{factory.doc}")
@@ -30,11 +30,14 @@ def methods(
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", no_wrap=True, style="bold")
-    for column, share in (("what it is", 4), ("paper", 4), ("needs", 1)):
-        table.add_column(column, ratio=share)
+    table.add_column("what it is", ratio=1)
+    table.add_column("arXiv", no_wrap=True)
+    table.add_column("needs")
     for factory in map(signatures.method, calls.names("methods")):
-        paper = re.sub(r" \(.*?\)", "", factory.line("Source"))
+        paper = re.search(r"[0-9]{4}\.[0-9]{5}", factory.line("Source"))
         # The first of several ways, without its explanation.
         needs = ", ".join(re.findall("`(.*?)`", factory.line("Needs").partition(";")[0]))
-        table.add_row(factory.name, Text(factory.title.rstrip(".")), Text(paper), Text(needs))
+        table.add_row(
+            factory.name, Text(factory.title.rstrip(".")), paper[0] if paper else "", Text(needs)
+        )
     Console().print(table)

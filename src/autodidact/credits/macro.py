@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float
 
 from autodidact.batch import Batch
 from autodidact.credits.returns import gae
+from autodidact.credits.selection import row_names
 from autodidact.credits.spans import Spans, cut_at
-from autodidact.law import prompt_key, uniform
+from autodidact.law import uniform
 from autodidact.names import choose
 from autodidact.view import plain
 
@@ -68,10 +69,7 @@ def rising(logp: Values, own: Own) -> Own:
 
 def _random(batch: Batch) -> Own:
     """First tokens of chunks of random lengths, which are data: they depend on the row alone."""
-    keys = torch.tensor(
-        [prompt_key(ids[real].tolist()) for ids, real in zip(batch.ids, batch.real, strict=True)],
-        device=batch.ids.device,
-    )
+    keys = row_names(batch)
     most = batch.ids.shape[1]
     number = torch.arange(most, device=keys.device).expand(len(batch), most)
     drawn = uniform(0, keys[:, None], number, 0)

@@ -44,20 +44,6 @@ def minmax(
     return torch.where(among, scaled, 0.0)
 
 
-def signed(values: Numbers, among: Among) -> Numbers:
-    """x / max x where x is above 0, x / |min x| elsewhere, over the whole batch: in [-1, 1].
-
-    The sign stays, and where there is nothing above or below 0 nothing is divided.
-    """
-    kept = torch.where(among, values, 0.0)
-    if not kept.numel():
-        return kept
-    high, low = kept.max(), kept.min()
-    up = kept / torch.where(high > 0, high, 1.0)
-    down = kept / torch.where(low < 0, -low, 1.0)
-    return torch.where(kept > 0, up, down)
-
-
 def token_group_mean_std(
     values: Numbers, among: Among, group: Int[torch.Tensor, "B"]
 ) -> tuple[Float[torch.Tensor, "B"], Float[torch.Tensor, "B"]]:

@@ -1,0 +1,190 @@
+"""Masked diffusion language models: LLaDA and Dream checkpoints, read without their own code.
+
+Both are decoders that read both ways, under other names: LLaDA (2502.09992) is Llama, Dream is
+Qwen2, whose outputs still speak about the token one column later. They are loaded as these
+classes of transformers with `is_causal=False`, which any model folder may say of itself; what is
+saved is such a folder. `publish` writes the published layout again.
+
+What a model of this kind is for `LM`: `causal` is false, `mask` the id that stands for a token not
+known yet, `shift` how many columns before a token the output about it stands.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from autodidact.model import LM
+
+LLADA = (
+    ("model.transformer.wte.", "model.embed_tokens."),
+    ("model.transformer.ln_f.", "model.norm."),
+    ("model.transformer.ff_out.", "lm_head."),
+    ("model.transformer.blocks.#.attn_norm.", "model.layers.#.input_layernorm."),
+    ("model.transformer.blocks.#.ff_norm.", "model.layers.#.post_attention_layernorm."),
+    ("model.transformer.blocks.#.q_proj.", "model.layers.#.self_attn.q_proj."),
+    ("model.transformer.blocks.#.k_proj.", "model.layers.#.self_attn.k_proj."),
+    ("model.transformer.blocks.#.v_proj.", "model.layers.#.self_attn.v_proj."),
+    ("model.transformer.blocks.#.attn_out.", "model.layers.#.self_attn.o_proj."),
+    ("model.transformer.blocks.#.ff_proj.", "model.layers.#.mlp.gate_proj."),
+    ("model.transformer.blocks.#.up_proj.", "model.layers.#.mlp.up_proj."),
+    ("model.transformer.blocks.#.ff_out.", "model.layers.#.mlp.down_proj."),
+)
+"""Published beginnings of parameter names, and ours; # is the number of a layer."""
+FIXED: Mapping[str, Any] = {
+    "block_type": "llama", "layer_norm_type": "rms", "activation_type": "silu", "rope": True,
+    "alibi": False, "include_bias": False, "include_qkv_bias": False, "bias_for_layer_norm": False,
+    "attention_layer_norm": False, "input_emb_norm": False, "scale_logits": False,
+    "clip_qkv": None, "block_group_size": 1,
+}  # fmt: skip
+"""What a LLaDA configuration may say, where it says anything, to be Llama."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A published layout of checkpoints.
+
+    Attributes:
+        shift: columns between an output and the token that it speaks about.
+        names: see `LLADA`; none where the names are those of transformers.
+        make: the untrained transformers model of a published configuration.
+    """
+
+    shift: int
+    names: tuple[tuple[str, str], ...]
+    make: Callable[[Mapping[str, Any]], Any]
+
+
+def _llada(config: Mapping[str, Any]) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    wrong = {k: config[k] for k, allowed in FIXED.items() if config.get(k, allowed) != allowed}
+    if wrong:
+        allowed = {key: FIXED[key] for key in wrong}
+        raise ValueError(f"a LLaDA model with {wrong} is not supported; allowed: {allowed}")
+    heads = config["n_heads"]
+    made = LlamaConfig(
+        vocab_size=config.get("embedding_size") or config["vocab_size"],
+        hidden_size=config["d_model"],
+        intermediate_size=config["mlp_hidden_size"],
+        num_hidden_layers=config["n_layers"],
+        num_attention_heads=heads,
+        num_key_value_heads=config.get("n_kv_heads") or heads,
+        max_position_embeddings=config["max_sequence_length"],
+        rms_norm_eps=config.get("rms_norm_eps", 1e-5),
+        rope_parameters={"rope_type": "default", "rope_theta": config.get("rope_theta", 10_000.0)},
+        tie_word_embeddings=config.get("weight_tying", False),
+    )
+    return LlamaForCausalLM(made)
+
+
+def _dream(config: Mapping[str, Any]) -> Any:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    kept = (
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+        "num_attention_heads", "num_key_value_heads", "max_position_embeddings", "rms_norm_eps",
+        "tie_word_embeddings", "hidden_act",
+    )  # fmt: skip
+    given = {name: config[name] for name in kept if name in config}
+    rope = {"rope_type": "default", "rope_theta": config.get("rope_theta", 10_000.0)}
+    return Qwen2ForCausalLM(Qwen2Config(**given, rope_parameters=rope))
+
+
+LAYOUTS = {"llada": Layout(0, LLADA, _llada), "Dream": Layout(1, (), _dream)}
+
+
+def published(place: str) -> Path | None:
+    """The folder of a model in a published layout; `None` for one that transformers knows itself.
+
+    A model of the hub is downloaded, its code aside. Raises `OSError` where there is none.
+    """
+    from transformers.utils import cached_file
+
+    config = cached_file(place, "config.json")
+    assert config is not None, "a missing one is an OSError"
+    if json.loads(Path(config).read_text(encoding="utf-8")).get("model_type") not in LAYOUTS:
+        return None
+    if Path(place).is_dir():
+        return Path(place)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(place, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+
+
+def tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder of a published layout: a fast one, whatever class it names."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
+
+    kind = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if kind.get("tokenizer_class") == "DreamTokenizer":
+        return Qwen2Tokenizer.from_pretrained(folder)
+    if "auto_map" in kind:
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def read(folder: Path) -> Any:
+    """The model in a folder of a published layout, in float32.
+
+    Raises:
+        ValueError: a configuration that is not supported, weights that are missing, or others
+            than the layout has.
+    """
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    layout = LAYOUTS[config["model_type"]]
+    model = layout.make(config)
+    weights: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        weights |= load_file(path)
+    ours = {renamed(name, layout.names): value for name, value in weights.items()}
+    if model.config.tie_word_embeddings:
+        ours.setdefault("lm_head.weight", ours["model.embed_tokens.weight"])
+    missing, unknown = model.load_state_dict(ours, strict=False)
+    if missing or unknown:
+        raise ValueError(
+            f"{folder}: the weights are not those of its configuration; missing: "
+            f"{sorted(missing)[:3] or 'none'}, unknown: {sorted(unknown)[:3] or 'none'}"
+        )
+    model.config.is_causal = False
+    model.config.output_shift = layout.shift
+    for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
+        if config.get(name) is not None:
+            setattr(model.config, name, config[name])
+    model.generation_config.eos_token_id = config.get("eos_token_id")
+    return model
+
+
+def publish(lm: LM, folder: Path, config: Mapping[str, Any]) -> None:
+    """Write a model in the published layout that a configuration names, tokenizer included."""
+    from safetensors.torch import save_file
+
+    layout = LAYOUTS[config["model_type"]]
+    back = tuple((ours, theirs) for theirs, ours in layout.names)
+    state = lm.base.state_dict()
+    if lm.base.config.tie_word_embeddings:
+        state.pop("lm_head.weight")
+    weights = {renamed(name, back): value.contiguous() for name, value in state.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(dict(config), indent=1), encoding="utf-8")
+    lm.tokenizer.save_pretrained(folder)
+
+
+def renamed(name: str, names: tuple[tuple[str, str], ...]) -> str:
+    """A parameter's name in the other layout; itself where no rule is about it."""
+    for old, new in names:
+        rule = re.escape(old).replace(r"\#", "([0-9]+)")
+        if found := re.match(rule, name):
+            number = found[1] if found.groups() else ""
+            return new.replace("#", number) + name[found.end() :]
+    return name
