@@ -67,6 +67,13 @@ def random_qwen(tokenizer, seed: int = 0, dtype: torch.dtype = torch.float64, **
     return LM(model.to(dtype).eval(), tokenizer, "random Qwen3")
 
 
+def random_masked(tokenizer, seed: int = 0, **options) -> LM:
+    """`random_qwen` as a masked language model: it reads both ways, and word 0 is its mask."""
+    lm = random_qwen(tokenizer, seed, **options)
+    lm.model.config.is_causal, lm.model.config.mask_token_id = False, 0
+    return lm
+
+
 @torch.no_grad()
 def perturb(lm: LM, size: float = 0.02, seed: int = 1) -> None:
     """Move every trained weight a little, as some updates would."""

@@ -21,12 +21,15 @@ class Request:
         length: at most so many new tokens.
         begun: tokens that follow the prompt already. The new ones are those that a draw from the
             prompt alone has at their places, if it went through the same tokens until there.
+        canvas: for a masked model, the whole completion with `None` where it is to be written;
+            empty where all of it is.
     """
 
     prompt: tuple[int, ...]
     sample: int
     length: int
     begun: tuple[int, ...] = ()
+    canvas: tuple[int | None, ...] = ()
 
     @property
     def read(self) -> tuple[int, ...]:
@@ -41,6 +44,7 @@ class Drawn(NamedTuple):
         completions: one for each request, in their order; only the new tokens.
         read: prompt tokens that were read, shared ones once where the engine reads them once.
         drafted: tokens that another model proposed.
+        calls: canvases that were read, see `Ledger`.
         verified: tokens that the policy read beyond those that it drew: proposals that fell, and
             completions of another program that it read again.
     """
@@ -49,6 +53,7 @@ class Drawn(NamedTuple):
     read: int
     drafted: int = 0
     verified: int = 0
+    calls: int = 0
 
 
 class Engine(Protocol):

@@ -55,7 +55,7 @@ class Evaluation:
         right = [_right(models, self.task, p, completions) for p, completions in drawn]
         k = max(1, self.samples // 2)
         flat = [each for _, completions in drawn for each in completions]
-        tokens = sum(len(each.ids) for each in flat)
+        tokens = sum(each.written for each in flat)
         metrics = {
             "greedy": _mean(right_greedy),
             "sampled": _mean([_mean(each) for each in right]),
@@ -83,18 +83,24 @@ class Evaluation:
         """How many different final answers are right, each judged by one that gave it."""
         assert self.task.final is not None
         assert self.task.correct is not None
-        texts = [models.policy.decode(each.ids) for each in completions]
+        texts = [text_of(models, each) for each in completions]
         by_answer = {self.task.final(text): text for text in texts}
         by_answer.pop(None, None)
         return sum(self.task.correct(problem, text) for text in by_answer.values())
 
     def _vote(self, models: Models, problem: Problem, completions: Sequence[Completion]) -> int:
         """Whether the most frequent final answer is right, judged by a completion that gave it."""
-        texts = [models.policy.decode(each.ids) for each in completions]
+        texts = [text_of(models, each) for each in completions]
         assert self.task.final is not None
         assert self.task.correct is not None
         winner = majority([self.task.final(text) for text in texts])
         return 0 if winner is None else int(self.task.correct(problem, texts[winner]))
+
+
+def text_of(models: Models, completion: Completion) -> str:
+    """What was written; of a canvas up to the token that ends it, which more may follow."""
+    lm = models.policy
+    return lm.decode(completion.ids) if completion.order is None else lm.text(completion.ids)
 
 
 def _decode(
@@ -106,13 +112,13 @@ def _decode(
     law: Law,
     seed: int,
 ) -> list[tuple[Problem, list[Completion]]]:
-    from autodidact.rollouts.sample import complete
+    from autodidact.rollouts.sample import solve
 
-    prompts = [models.policy.render(task.prompt(problem)) for problem in problems]
     step, found = max(1, ROWS // n), []
     with models.uncharged():
-        for start in range(0, len(prompts), step):
-            found += complete(models, prompts[start : start + step], n, length, law, seed)
+        for start in range(0, len(problems), step):
+            some = problems[start : start + step]
+            found += solve(models, task, some, n, length, law, seed)
     return list(zip(problems, found, strict=True))
 
 
@@ -120,7 +126,7 @@ def _right(
     models: Models, task: Task, problem: Problem, completions: Sequence[Completion]
 ) -> list[int]:
     assert task.correct is not None
-    return [int(task.correct(problem, models.policy.decode(each.ids))) for each in completions]
+    return [int(task.correct(problem, text_of(models, each))) for each in completions]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -12,11 +12,15 @@ from autodidact.models import Models
 
 
 def texts(batch: Batch, models: Models) -> list[str]:
-    """What follows each prompt, as text: from the first own token to the end of the row."""
+    """What follows each prompt, as text: from the first own token to the end of the row, or the
+    canvas of a masked model up to the first token that ends it."""
     found = []
-    for ids, real, own in zip(batch.ids, batch.real, batch.own, strict=True):
+    canvas = "canvas" in batch.streams
+    begins = batch.take("canvas") == 1 if canvas else batch.own
+    for ids, real, own in zip(batch.ids, batch.real, begins, strict=True):
         start = int(own.int().argmax()) if own.any() else len(ids)
-        found.append(models.policy.decode(ids[start:][real[start:]].tolist()))
+        rest = ids[start:][real[start:]].tolist()
+        found.append(models.policy.text(rest) if canvas else models.policy.decode(rest))
     return found
 
 

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -145,6 +146,30 @@ TINY = 1e-12
 def log_entropy(entropy: Float[torch.Tensor, "*B"]) -> Float[torch.Tensor, "*B"]:
     """log H, with H at least 1e-6 nats."""
     return entropy.clamp(min=FLAT).log()
+
+
+Sure = Literal["confidence", "margin", "entropy"]
+
+
+def sureness(
+    logits: Float[torch.Tensor, "N V"], words: Int[torch.Tensor, "N"], kind: Sure
+) -> Float[torch.Tensor, "N"]:
+    """How sure a law at temperature 1 is: the probability of the word drawn, the margin of the
+    likeliest word over the second, or the negative entropy in nats."""
+    logp = logits.log_softmax(-1)
+    if kind == "confidence":
+        return logp.gather(-1, words[:, None]).squeeze(-1).exp()
+    if kind == "margin":
+        first, second = logp.topk(2, dim=-1).values.exp().unbind(-1)
+        return first - second
+    return (logp.exp() * logp).sum(-1)
+
+
+def without(logp: Float[torch.Tensor, "N V"], word: int) -> Float[torch.Tensor, "N V"]:
+    """The law given that one word is not drawn."""
+    barred = torch.zeros_like(logp, dtype=torch.bool)
+    barred[:, word] = True
+    return logp.masked_fill(barred, -torch.inf).log_softmax(-1)
 
 
 def draw(

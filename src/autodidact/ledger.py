@@ -14,7 +14,9 @@ class Ledger:
     Attributes:
         generated: tokens drawn from the policy, also those of rows that were then dropped.
         reused: how many of those were read from the store instead of being drawn again.
-        prefilled: prompt tokens read for generation.
+        prefilled: prompt tokens read for generation; of a masked model all tokens of every canvas.
+        calls: canvases read to draw: calls of a masked model, one for each row that still had
+            tokens to write.
         drafted: tokens that a draft model proposed in speculative decoding.
         teacher_forward: tokens read without gradient (teachers, references, old policies).
         student_forward: tokens read with gradient.
@@ -29,6 +31,7 @@ class Ledger:
     generated: int = 0
     reused: int = 0
     prefilled: int = 0
+    calls: int = 0
     drafted: int = 0
     teacher_forward: int = 0
     student_forward: int = 0

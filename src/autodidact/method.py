@@ -106,6 +106,7 @@ class Method:
         signal: [B, T], what each token is told: shown in the token view, and its mean size is
             logged. Takes (scores, batch, loss values).
         signal_name: what that number is, such as "divergence to the teacher (nats)".
+        masked: it trains a masked language model, and no causal one.
         roles: what its credit reads beside the roles of its views; they are made at the start.
         auxiliaries: networks that are trained beside the policy, once on each batch.
         name, arguments: the call that made it; filled in by `factory`.
@@ -122,6 +123,7 @@ class Method:
     stale: bool = False
     signal: Callable[..., Float[torch.Tensor, "B T"]] = loss_itself
     signal_name: str = "loss (nats)"
+    masked: bool = False
     roles: tuple[str, ...] = ()
     auxiliaries: tuple[Auxiliary, ...] = ()
     name: str = ""

@@ -38,16 +38,21 @@ def look(
         signal = method.signal(scores, batch, method.loss(scores, batch))
     policy = scores["policy"]
     columns: dict[str, Any] = {"signal": signal, "logp": policy.logp, "student": policy.topk(WORDS)}
-    other = next((scores[name] for name in scores if name != "policy"), None)
+    other = next((scores[name] for name in scores if not _own(name)), None)
     if other is not None:
         columns |= {"teacher_logp": other.logp, "teacher": other.topk(WORDS)}
     groups = batch.group.tolist()
     first = [groups.index(number) for number in dict.fromkeys(groups)]
     return {
         **_named(method),
-        "teacher": next((name for name in scores if name != "policy"), None),
+        "teacher": next((name for name in scores if not _own(name)), None),
         "problems": [_problem(models, batch, row, columns) for row in first],
     }
+
+
+def _own(name: str) -> bool:
+    """Whether a view is one of the policy's own, of which a masked model may have several."""
+    return name.partition(":")[0] == "policy"
 
 
 def _named(method: Method) -> dict[str, str]:

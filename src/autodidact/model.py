@@ -130,6 +130,11 @@ class LM:
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
+    def text(self, ids: Sequence[int]) -> str:
+        """A completion as text, up to the first token that ends it."""
+        stop = next((i for i, word in enumerate(ids) if word in self.ends), len(ids))
+        return self.decode(ids[:stop])
+
     def reading(self):
         """Context in which the trunk runs as this role does."""
         return self.model.disable_adapter() if self.adapter_off else nullcontext()

@@ -7,6 +7,13 @@ from pathlib import Path
 
 import torch
 
+SHIPPED = {
+    "tiny": ("tiny",),
+    "tiny_diffusion": ("tiny_diffusion", "last"),
+    "tiny_diffusion_early": ("tiny_diffusion", "early"),
+}
+"""Models that come with the package."""
+
 
 def device(name: str | None) -> str:
     """The device of that name, a GPU where there is one by default; `ValueError` if missing."""
@@ -21,8 +28,8 @@ def device(name: str | None) -> str:
 
 
 def locate(name: str) -> str:
-    if name == "tiny":
-        return str(files("autodidact") / "tiny")
+    if name in SHIPPED:
+        return str(files("autodidact").joinpath(*SHIPPED[name]))
     path = Path(name).expanduser()
     if not path.is_dir():
         if path.exists() or name.startswith((".", "/", "~")):

@@ -13,6 +13,7 @@ from autodidact.law import Law
 from autodidact.method import Method
 from autodidact.models import Models
 from autodidact.problem import Problem, Task
+from autodidact.rollouts.sample import opening
 
 CHUNK = 64
 TEMPLATE = 512
@@ -36,6 +37,9 @@ def check(method: Method, models: Models, task: Task) -> list[Example]:
     if not task.train:
         raise ValueError(f"the task {task.name!r} has no problem to train on")
     check_needs(method, task)
+    check_kind(method, models, task)
+    if method.masked:
+        return []
     if method.rollout.draws:
         check_engine(models, task.train[0], task)
     first: Batch | None = None
@@ -60,6 +64,34 @@ def check(method: Method, models: Models, task: Task) -> list[Example]:
     return example(method, models, first)
 
 
+def check_kind(method: Method, models: Models, task: Task) -> None:
+    """Refuse a masked model where a causal one is trained, the other way round, and canvases that
+    no masked model fills or that do not fit."""
+    policy = models.policy
+    if method.masked == policy.causal:
+        kinds = ("causal", "masked")
+        raise ValueError(
+            f"method {method.name!r} trains {kinds[method.masked]} language models, and "
+            f"{policy.name!r} is a {kinds[not policy.causal]} one"
+        )
+    if not method.masked:
+        if task.canvas is not None:
+            raise ValueError(
+                f"the task {task.name!r} has canvases to fill in, which only a masked model does"
+            )
+        return
+    assert policy.mask >= 0
+    length = drawn_length(method) or 0
+    for problem in task.train:
+        prompt, places = opening(policy, task, problem)
+        size = len(prompt) + (len(places) or length)
+        if size > policy.context:
+            raise ValueError(
+                f"the problem {problem.place} needs {size} tokens, more than the context of "
+                f"{policy.context} tokens"
+            )
+
+
 def check_engine(models: Models, problem: Problem, task: Task) -> None:
     """Refuse a model that cannot be drawn from; an engine outside of it draws one token."""
     if models.engine is None:
@@ -72,7 +104,8 @@ def check_engine(models: Models, problem: Problem, task: Task) -> None:
 def check_held(models: Models, task: Task, problems: Sequence[Problem], length: int) -> None:
     """Refuse problems whose prompt and `length` more tokens do not fit the context."""
     for problem in problems:
-        size = len(models.policy.render(task.prompt(problem)))
+        prompt, places = opening(models.policy, task, problem)
+        size, length = len(prompt), len(places) or length
         if size + length > models.policy.context:
             raise ValueError(
                 f"the prompt of the problem {problem.place} has {size} tokens; "

@@ -35,10 +35,13 @@ def privilege(
 ) -> dict[str, float]:
     """`privilege_gap` and `leakage`, over the first problems that have a reference.
 
-    Nothing where the method has no view "teacher", or no problem has what it needs. Nothing is
+    Nothing where the method has no view "teacher" or trains a masked model, or no problem has what
+    it needs. Nothing is
     charged to the ledger. Problems whose reference does not fit a reader's context are left out.
     A teacher who is told of completions (feedback, a sibling) is told the solution here.
     """
+    if method.masked:
+        return {}
     told = [p for p in problems if _text(p) and all(getattr(p, field) for field in method.needs)]
     with models.uncharged():
         batch = _references(method, models, task, told[:PROBLEMS])

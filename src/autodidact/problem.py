@@ -59,6 +59,8 @@ class Task:
             equal strings (for majority votes); `None` if it states none.
         told: the messages of a teacher who is told a text, given the problem, the kind of context
             and the text; `contexts.TEMPLATES` by default.
+        canvas: for masked models, the completion as far as it is given: the text of each token, and
+            `None` where one is to be written. Its prompt may have no message at all.
         feedback: what the environment says about a completion, `None` if nothing; how it was
             graded by default.
     """
@@ -74,6 +76,7 @@ class Task:
     reward_reads_answers: bool = True
     told: Callable[[Problem, str, str], list[Message]] | None = None
     feedback: Callable[[Problem, str], str | None] | None = None
+    canvas: Callable[[Problem], Sequence[str | None]] | None = None
 
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float | None]:
         """Rewards of completions, one each; `None` where one cannot be scored."""

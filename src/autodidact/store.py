@@ -27,6 +27,8 @@ class Completion:
         finished: whether an end token was drawn before the length ran out.
         support: the words that truncation left to choose from at each token; `None` where the
             law leaves all, and at temperature 0.
+        order: of a masked model the step, from 1 on, at which each token was written, 0 where it
+            was given; `None` where tokens follow each other.
     """
 
     ids: list[int]
@@ -34,6 +36,12 @@ class Completion:
     raw: list[float]
     finished: bool
     support: list[list[int]] | None = None
+    order: list[int] | None = None
+
+    @property
+    def written(self) -> int:
+        """Tokens that were drawn."""
+        return len(self.ids) if self.order is None else sum(step > 0 for step in self.order)
 
     def followed(self, by: Completion) -> Completion:
         """These tokens, then those."""

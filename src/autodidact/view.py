@@ -63,6 +63,37 @@ def plain(batch: Batch, role: str = "policy", *, grad: bool | None = None) -> Vi
     return View(batch.ids, batch.real, at, role, role == "policy" if grad is None else grad)
 
 
+def noised(
+    batch: Batch,
+    models: Models,
+    hidden: Bool[torch.Tensor, "R T"],
+    row: Int[torch.Tensor, "R"] | None = None,
+    asked: Bool[torch.Tensor, "R T"] | None = None,
+    role: str = "policy",
+    *,
+    grad: bool | None = None,
+) -> View:
+    """Canvases of a masked language model: rows of the batch with some tokens hidden.
+
+    Args:
+        hidden: where the mask token stands in each canvas.
+        row: which row of the batch each canvas is of; by default one canvas of each row.
+        asked: which tokens a canvas is asked about, its hidden own tokens by default. A token may
+            be asked in one canvas of its row only.
+    """
+    reader = models[role]
+    rows = torch.arange(len(batch), device=batch.ids.device) if row is None else row
+    columns = batch.ids.shape[1]
+    asked = hidden & batch.own[rows] if asked is None else asked
+    canvas, column = asked.nonzero(as_tuple=True)
+    at = torch.full(batch.ids.shape, -1, device=batch.ids.device)
+    assert len(torch.unique(rows[canvas] * columns + column)) == len(canvas), "asked once"
+    assert bool((column >= reader.shift).all()), "something precedes what is asked"
+    at[rows[canvas], column] = canvas * columns + column - reader.shift
+    ids = torch.where(hidden, reader.mask, batch.ids[rows])
+    return View(ids, batch.real[rows], at, role, role == "policy" if grad is None else grad)
+
+
 def read_to(batch: Batch, role: str = "policy") -> View:
     """The rows as they are, without gradient. Asked are the own tokens, each of the output at its
     own column: the state of a reader who has read the token, which says nothing about it yet."""

@@ -97,18 +97,18 @@ def _sample(run: Path | None = None, /, **options: Any) -> None:
     from rich.text import Text
 
     from autodidact.console import printable
+    from autodidact.evaluate import text_of
     from autodidact.law import Law
-    from autodidact.rollouts.sample import complete
+    from autodidact.rollouts.sample import solve
 
     terminal, known, right = Console(highlight=False), 0, 0
-    prompts = [models.policy.render(task.prompt(problem)) for problem in chosen]
     law = Law(how["temperature"])
-    drawn = complete(models, prompts, how["samples"], how["length"], law, how["seed"])
+    drawn = solve(models, task, chosen, how["samples"], how["length"], law, how["seed"])
     for problem, completions in zip(chosen, drawn, strict=True):
         answer = "" if problem.answer is None else f"   [answer {problem.answer}]"
         terminal.print(Text(printable(problem.question) + answer, style="bold"))
         for each in completions:
-            text = models.policy.decode(each.ids)
+            text = text_of(models, each)
             verdict = _judged(task, problem, text)
             known, right = known + (verdict is not None), right + bool(verdict)
             mark, color = MARKS[verdict]

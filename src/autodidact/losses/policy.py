@@ -6,18 +6,19 @@ Shapes: B rows, T columns. rho_t = p(y_t) / old(y_t), A_t the advantage, both fr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from jaxtyping import Float
 
 from autodidact.batch import Batch
-from autodidact.losses.importance import Correct, Correction, both_laws
+from autodidact.losses.importance import Correct, Correction
+from autodidact.losses.reading import Plain, Reading
 from autodidact.losses.weights import Weigh
 from autodidact.method import Method, Rollout
 from autodidact.names import choose
-from autodidact.view import View, plain
+from autodidact.view import View
 
 if TYPE_CHECKING:
     from autodidact.models import Models
@@ -137,6 +138,8 @@ class Surrogate:
             ratio is to the trainer's own law before the update.
         kl, kl_kind: weight and kind of a penalty towards the role `reference`, see `penalty`.
         entropy: weight of a bonus for the entropy of the law, which keeps it flat.
+        reading: how log-probabilities are asked for: of the row as it is, or a `Likelihood` of what
+            a masked model wrote.
 
     Raises:
         ValueError: an unknown kind or level, or a `kl_kind` whose gradient is wrong.
@@ -153,6 +156,7 @@ class Surrogate:
     kl_kind: KL = "k3"
     reference: str = "initial"
     entropy: float = 0.0
+    reading: Reading = field(default_factory=Plain)
 
     def __post_init__(self):
         choose("surrogate", self.kind, get_args(SurrogateKind))
@@ -169,24 +173,29 @@ class Surrogate:
 
     def credit(self, batch: Batch, models: Models, epochs: int = 1) -> Batch:
         """The trainer's own law before the update, stream `old`, where the loss needs it."""
+        batch = self.reading.credit(batch, models)
         if self.correct is None or epochs == 1:
             return batch
-        return batch.put(old=both_laws(models.score(plain(batch), batch), batch)[0])
+        views = self.reading.views(batch, models, "policy", "policy", grad=False)
+        return batch.put(old=self.reading.laws(models.scores(views, batch), batch)[0])
 
     def views(self, batch: Batch, models: Models) -> dict[str, View]:
-        own = {"policy": plain(batch)}
-        return own if self.kl == 0 else {**own, "reference": plain(batch, self.reference)}
+        own = self.reading.views(batch, models, "policy", "policy")
+        if self.kl == 0:
+            return own
+        return {**own, **self.reading.views(batch, models, "reference", self.reference)}
 
     def loss(self, scores: Mapping[str, Scores], batch: Batch) -> Values:
         """A value for each own token, to be weighed."""
-        now, then = both_laws(scores["policy"], batch)
+        now, then = self.reading.laws(scores, batch)
         old = then if self.correct is None else batch.streams.get("old", now.detach())
         value = self._surrogate(now, old, batch)
         if self.correct is not None:
             value = value * Correction(self.correct, self.cap).weights(old, then, batch.own)
         if self.kl:
-            logp = scores["policy"].logp if "support" in batch.streams else now
-            value = value + self.kl * penalty(self.kl_kind, logp, scores["reference"].logp, old)
+            logp = now if "support" not in batch.streams else scores["policy"].logp
+            reference = self.reading.logp(scores, batch, "reference")
+            value = value + self.kl * penalty(self.kl_kind, logp, reference, old)
         if self.entropy:
             value = value - self.entropy * scores["policy"].entropy
         return value
@@ -233,6 +242,7 @@ def policy_gradient(
         needs=needs,
         epochs=epochs,
         roles=roles,
+        masked=surrogate.reading.masked,
         stale=surrogate.kind != "none" or surrogate.correct is not None,
         signal=lambda scores, batch, values: batch.take("advantage"),
         signal_name="advantage",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autodidact.batch import Batch, batch_of
 from autodidact.engine import Engine, Request
+from autodidact.engines.denoise import Denoise
 from autodidact.engines.local import Local
 from autodidact.engines.prefill import tokens_read
 from autodidact.law import Law
 from autodidact.method import Rollout
+from autodidact.model import LM
 from autodidact.models import Models
 from autodidact.names import at_least_one
 from autodidact.problem import Problem, Task
@@ -30,19 +32,69 @@ class Sample(Rollout):
     Attributes:
         n: completions of each problem.
         length: at most this many tokens each.
+        engine: what draws them; by default that of the models.
     """
 
     n: int = 1
     length: int = 1024
     law: Law = field(default_factory=Law)
+    engine: Engine | None = field(default=None, kw_only=True)
 
     def __post_init__(self):
         at_least_one(n=self.n, length=self.length)
 
     def __call__(self, problems: Sequence[Problem], models: Models, task: Task, seed: int) -> Batch:
-        prompts = [models.policy.render(task.prompt(problem)) for problem in problems]
-        drawn = complete(models, prompts, self.n, self.length, self.law, seed)
-        return sampled_batch(problems, prompts, drawn, task, self.law)
+        drawn = solve(models, task, problems, self.n, self.length, self.law, seed, self.engine)
+        prompts = [opening(models.policy, task, problem)[0] for problem in problems]
+        return sampled_batch(problems, prompts, drawn, task, self.law, ends=models.policy.ends)
+
+
+def opening(lm: LM, task: Task, problem: Problem) -> tuple[list[int], tuple[int | None, ...]]:
+    """What a completion of a problem begins with: its prompt, and its canvas where it has one.
+
+    Raises:
+        ValueError: a piece of a canvas is not one token.
+    """
+    if task.canvas is None:
+        return lm.render(task.prompt(problem)), ()
+    messages = task.prompt(problem)
+    places: list[int | None] = []
+    for piece in task.canvas(problem):
+        ids = [None] if piece is None else lm.encode(piece)[:-1]
+        if len(ids) != 1:
+            raise ValueError(
+                f"the canvas of {problem.place} has the piece {piece!r}, which is {len(ids)} "
+                f"tokens of {lm.name}; allowed: one"
+            )
+        places += ids
+    return lm.render(messages) if messages else [], tuple(places)
+
+
+def solve(
+    models: Models,
+    task: Task,
+    problems: Sequence[Problem],
+    n: int,
+    length: int,
+    law: Law,
+    seed: int,
+    engine: Engine | None = None,
+) -> list[list[Completion]]:
+    """n completions of each problem by the policy, on its canvas where the task has one."""
+    begun = [opening(models.policy, task, problem) for problem in problems]
+    if task.canvas is None:
+        return complete(models, [prompt for prompt, _ in begun], n, length, law, seed, engine)
+    named = [
+        [*prompt, *(-1 if word is None else word for word in places)] for prompt, places in begun
+    ]
+    pairs = zip(begun, sample_numbers(named, n), strict=True)
+    asked = [
+        Request(tuple(prompt), k, len(places), canvas=places)
+        for (prompt, places), numbers in pairs
+        for k in numbers
+    ]
+    found = iter(answer(models, asked, law, seed, engine))
+    return [[next(found) for _ in range(n)] for _ in problems]
 
 
 def complete(
@@ -79,8 +131,9 @@ def answer(
     Args:
         engine: that of the models by default.
     """
-    maker: Engine = engine or models.engine or Local()
-    store, origin = models.store, {}
+    maker: Engine = engine or models.engine or (Local() if models.policy.causal else Denoise())
+    # What a masked model writes is not kept: a store has no place for its order.
+    store, origin = models.store if models.policy.causal else None, {}
     known: dict[int, Completion] = {}
     if store is not None and models.version is not None:
         origin = {
@@ -98,11 +151,12 @@ def answer(
         known |= dict(zip(missing, drawn.completions, strict=True))
         models.ledger.drafted += drawn.drafted
         models.ledger.teacher_forward += drawn.verified
+        models.ledger.calls += drawn.calls
         if store is not None and origin:
             for i in missing:
                 store.add(*_named(origin, requests[i]), known[i])
     models.ledger.prefilled += read
-    models.ledger.generated += sum(len(each.ids) for each in known.values())
+    models.ledger.generated += sum(each.written for each in known.values())
     return [known[i] for i in range(len(requests))]
 
 
@@ -131,15 +185,25 @@ def sampled_batch(
     *,
     own: Sequence[Sequence[bool]] | None = None,
     tokens: Mapping[str, Sequence[Sequence[float]]] | None = None,
+    ends: Collection[int] = (),
 ) -> Batch:
     """Completions of problems as a batch, one group for each problem.
 
+    Those of a masked model bring the streams `order` [B, T], the step at which a token was
+    written, and `canvas`, 1 at their tokens. Own are those that were written, up to the first
+    that ends the text.
+
     Args:
+        ends: the tokens that do.
         own: which tokens of each completion the policy chose; all by default.
         tokens: further [B, T] streams, one value for each token of each completion.
     """
     rows = [(i, each) for i, completions in enumerate(drawn) for each in completions]
     supports = [each.support for _, each in rows if each.support is not None]
+    orders = [each.order for _, each in rows if each.order is not None]
+    if orders:
+        own = [_written(each, ends) for _, each in rows]
+        tokens = {"order": orders, "canvas": [[1.0] * len(each) for each in orders]}
     return batch_of(
         [problems[i] for i, _ in rows],
         [prompts[i] for i, _ in rows],
@@ -154,3 +218,11 @@ def sampled_batch(
         values={"finished": [float(e.finished) for _, e in rows]},
         own=own,
     )  # fmt: skip
+
+
+def _written(completion: Completion, ends: Collection[int]) -> list[bool]:
+    """Which tokens of a canvas the model wrote, up to the first that ends the text."""
+    assert completion.order is not None
+    ids = completion.ids
+    last = next((i for i, word in enumerate(ids) if word in ends), len(ids))
+    return [step > 0 and i <= last for i, step in enumerate(completion.order)]

@@ -59,6 +59,11 @@ _PUZZLE = re.compile(r"(?<![0-9])[0-4]{16}(?![0-9])")
 _COLUMNS = ("Puzzle", "Solution")
 
 
+def in_place(problem: Problem) -> list[str | None]:
+    """The grid of a puzzle, cell by cell, with nothing in the empty ones."""
+    return [None if cell == "0" else cell for cell in problem.meta["puzzle"]]
+
+
 def sudoku(
     empties: int | tuple[int, int] = 8,
     wording: Wording = "d1",
@@ -68,6 +73,7 @@ def sudoku(
     test_grids: int = 88,
     seed: int = 0,
     path: str | Path | None = None,
+    canvas: bool = False,
 ) -> Task:
     """Random 4x4 Sudoku puzzles with one solution each (d1, arXiv 2504.12216).
 
@@ -84,6 +90,8 @@ def sudoku(
         seed: of everything.
         path: a CSV of test problems, `Puzzle,Solution`; `test` is then the most that are read,
             and their solutions take the place of `test_grids`: no training puzzle has one of them.
+        canvas: for masked models: the grid itself is the completion, its clues are given, and
+            there is no prompt. In terse wording only.
 
     Returns:
         A `Task`; `meta` of each problem holds `puzzle`, `answer` is the key.
@@ -96,6 +104,8 @@ def sudoku(
     _check(fewest, most, train, test, test_grids)
     choose("wording", wording, get_args(Wording))
     choose("reward", reward, get_args(Grading))
+    if canvas and wording != "terse":
+        raise ValueError(f"canvas=True with wording={wording!r}: a bare grid has no words")
     rng = random.Random(seed)
     held_out = [] if path is None else _from_file(Path(path), wording)[:test]
     kept = {problem.answer for problem in held_out}
@@ -107,7 +117,7 @@ def sudoku(
         held_out = _problems(rng, shuffled[:cut], fewest, most, test, wording)
 
     def prompt(problem: Problem) -> list[Message]:
-        return [{"role": "user", "content": problem.question}]
+        return [] if canvas else [{"role": "user", "content": problem.question}]
 
     def privileged(problem: Problem) -> list[Message]:
         if problem.solution is None:
@@ -137,6 +147,7 @@ def sudoku(
         final=grids.stated,
         told=told if wording == "terse" else None,
         feedback=feedback,
+        canvas=in_place if canvas else None,
     )
 
 
