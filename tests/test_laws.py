@@ -280,6 +280,10 @@ ROWS = {
         {"n": 3, "length": 5, "steps": None, "block": 2, "prompt": 0.3, "kl": 0.1, "clip": 0.05},
         equal_rewards, {"n": 4, "length": 8, "epochs": 2, "steps": None}, masked=True,
     ),
+    "trace_rl": Row(
+        {"n": 3, "length": 5, "steps": None, "block": 2, "shrink": 2, "kl": 0.1, "clip": 0.05},
+        equal_rewards, {"n": 4, "length": 8, "steps": None}, masked=True,
+    ),
     "dr_grpo": Row({"n": 3, "length": 5}, equal_rewards, {"n": 4, "length": 12}),
     "dapo": Row(
         {"n": 3, "length": 5, "waves": 2}, equal_rewards, {"n": 4, "length": 12, "overlong": 0.5}

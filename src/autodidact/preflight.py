@@ -17,6 +17,8 @@ from autodidact.rollouts.sample import opening
 
 CHUNK = 64
 TEMPLATE = 512
+HOLE, HOLES = "_", 32
+"""How a token that is to be written is shown, and how many at most after a prompt."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def check(method: Method, models: Models, task: Task) -> list[Example]:
     check_needs(method, task)
     check_kind(method, models, task)
     if method.masked:
-        return []
+        return [canvas_example(method, models, task)]
     if method.rollout.draws:
         check_engine(models, task.train[0], task)
     first: Batch | None = None
@@ -90,6 +92,17 @@ def check_kind(method: Method, models: Models, task: Task) -> None:
                 f"the problem {problem.place} needs {size} tokens, more than the context of "
                 f"{policy.context} tokens"
             )
+
+
+def canvas_example(method: Method, models: Models, task: Task) -> Example:
+    """What a masked policy reads of the first problem, with a hole for each token to be written."""
+    policy = models.policy
+    prompt, places = opening(policy, task, task.train[0])
+    decode = policy.tokenizer.decode
+    pieces = [(decode(prompt), False)] if prompt else []
+    for word in places or [None] * min(drawn_length(method) or 0, HOLES):
+        pieces.append((HOLE, True) if word is None else (decode([word]), False))
+    return Example("policy", tuple(pieces))
 
 
 def check_engine(models: Models, problem: Problem, task: Task) -> None:

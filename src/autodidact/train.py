@@ -23,7 +23,7 @@ from autodidact.models import Models
 from autodidact.problem import Problem, Task
 from autodidact.run import Run
 
-DRAWN = ("generated", "reused", "prefilled", "drafted", "verified")
+DRAWN = ("generated", "reused", "prefilled", "calls", "drafted", "verified")
 """Columns of the ledger that only rollouts fill."""
 
 EMPTY = 100

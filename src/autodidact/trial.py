@@ -25,10 +25,13 @@ def check(lm: LM) -> None:
     ids = torch.arange(1, 7, device=lm.device)[None] % size
     other = torch.cat([ids[:, :-1], torch.zeros_like(ids[:, :1])], 1)
     # Without autocast: what is compared are formulas, in the precision of the weights.
+    real = torch.ones_like(ids)
     with lm.reading():
-        expected = lm.base(input_ids=ids).logits[0].float()
+        expected = lm.base(input_ids=ids, attention_mask=real).logits[0].float()
         found, changed = (
-            lm.head().logits(lm.base.base_model(input_ids=x).last_hidden_state[0]).float()
+            lm.head()
+            .logits(lm.base.base_model(input_ids=x, attention_mask=real).last_hidden_state[0])
+            .float()
             for x in (ids, other)
         )
     tolerance = 5e-2 if lm.head().weight.dtype == torch.bfloat16 else 1e-4
