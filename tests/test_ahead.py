@@ -22,6 +22,7 @@ from autodidact.methods.dapo import dapo
 from autodidact.methods.dpo import dpo
 from autodidact.methods.grpo import grpo
 from autodidact.methods.opsd import opsd
+from autodidact.methods.ppo import ppo
 from autodidact.methods.sft import sft
 from autodidact.model import load
 from autodidact.models import Models
@@ -222,6 +223,17 @@ def test_what_draws_is_not_moved_by_updates_and_frozen_weights_are_shared():
         assert torch.allclose(one[place], two[place] + 1.0)
     assert still.store is None and still.policy.tokenizer is ahead.tokenizer
     assert still.policy.tokenizer is not models.policy.tokenizer
+
+
+def test_a_network_that_guides_a_search_is_copied_with_its_weights(tokenizer):
+    method = ppo(n=2, length=4)
+    models = Models(random_qwen(tokenizer))
+    network = models.trained(method.auxiliaries[0]).network
+    ahead = Ahead(method.rollout, TASK, models)
+    copied = ahead.still(models).trained(method.auxiliaries[0]).network
+    for mine, theirs in zip(network.parameters(), copied.parameters(), strict=True):
+        assert mine is not theirs and torch.equal(mine, theirs)
+    ahead.close()
 
 
 def test_threads_answer_for_themselves_in_the_tables_of_transformers():

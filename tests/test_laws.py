@@ -780,7 +780,7 @@ def test_the_gradient_vanishes_at_the_stated_fixed_point(name, tokenizer):
 GRIDS = Call("sudoku", {"wording": "terse", "canvas": True, "train": 30, "test": 6})
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [name for name in ROWS if ":" not in name])
 def test_a_run_replays_from_its_run_file(name, tmp_path):
     spec = Spec(
         Call(method_of(name), ROWS[name].run),

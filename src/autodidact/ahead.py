@@ -103,6 +103,7 @@ class Ahead:
         found = Models(copies["policy"], engine=models.engine)
         found.policy.model.requires_grad_(False)
         found._roles.update(copies)
+        found.auxiliaries = copy.deepcopy(models.auxiliaries)
         found.pack = models.pack
         found.ledger.optimizer_steps = models.ledger.optimizer_steps
         return found
