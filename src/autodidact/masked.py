@@ -38,13 +38,17 @@ LLADA = (
     ("model.transformer.blocks.#.ff_out.", "model.layers.#.mlp.down_proj."),
 )
 """Published beginnings of parameter names, and ours; # is the number of a layer."""
-FIXED: Mapping[str, Any] = {
-    "block_type": "llama", "layer_norm_type": "rms", "activation_type": "silu", "rope": True,
-    "alibi": False, "include_bias": False, "include_qkv_bias": False, "bias_for_layer_norm": False,
-    "attention_layer_norm": False, "input_emb_norm": False, "scale_logits": False,
-    "clip_qkv": None, "block_group_size": 1,
+FIXED: Mapping[str, Mapping[str, Any]] = {
+    "llada": {
+        "block_type": "llama", "layer_norm_type": "rms", "layer_norm_with_affine": True,
+        "activation_type": "silu", "rope": True, "alibi": False, "include_bias": False,
+        "include_qkv_bias": False, "bias_for_layer_norm": False, "attention_layer_norm": False,
+        "input_emb_norm": False, "scale_logits": False, "clip_qkv": None, "block_group_size": 1,
+        "multi_query_attention": None,
+    },
+    "Dream": {"rope_scaling": None, "use_sliding_window": False},
 }  # fmt: skip
-"""What a LLaDA configuration may say, where it says anything, to be Llama."""
+"""What a configuration may say, where it says anything, to be Llama or Qwen2 read both ways."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +58,35 @@ class Layout:
     Attributes:
         shift: columns between an output and the token that it speaks about.
         names: see `LLADA`; none where the names are those of transformers.
+        sizes: what a configuration must say.
         make: the untrained transformers model of a published configuration.
     """
 
     shift: int
     names: tuple[tuple[str, str], ...]
+    sizes: tuple[str, ...]
     make: Callable[[Mapping[str, Any]], Any]
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """`ValueError` for what a configuration lacks or says beyond what is supported."""
+        kind = config["model_type"]
+        if absent := [name for name in self.sizes if config.get(name) is None]:
+            raise ValueError(f"a {kind} configuration without {', '.join(absent)} says too little")
+        fixed = FIXED[kind]
+        # Nothing at all and false are the same in published configurations.
+        wrong = {
+            name: config[name]
+            for name, allowed in fixed.items()
+            if (config.get(name, allowed) or None) != (allowed or None)
+        }
+        if wrong:
+            allowed = {key: fixed[key] for key in wrong}
+            raise ValueError(f"a {kind} model with {wrong} is not supported; allowed: {allowed}")
 
 
 def _llada(config: Mapping[str, Any]) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    wrong = {k: config[k] for k, allowed in FIXED.items() if config.get(k, allowed) != allowed}
-    if wrong:
-        allowed = {key: FIXED[key] for key in wrong}
-        raise ValueError(f"a LLaDA model with {wrong} is not supported; allowed: {allowed}")
     heads = config["n_heads"]
     made = LlamaConfig(
         vocab_size=config.get("embedding_size") or config["vocab_size"],
@@ -98,7 +116,21 @@ def _dream(config: Mapping[str, Any]) -> Any:
     return Qwen2ForCausalLM(Qwen2Config(**given, rope_parameters=rope))
 
 
-LAYOUTS = {"llada": Layout(0, LLADA, _llada), "Dream": Layout(1, (), _dream)}
+LAYOUTS = {
+    "llada": Layout(
+        0, LLADA,
+        ("vocab_size", "d_model", "mlp_hidden_size", "n_layers", "n_heads", "max_sequence_length"),
+        _llada,
+    ),
+    "Dream": Layout(
+        1, (),
+        (
+            "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+            "num_attention_heads",
+        ),
+        _dream,
+    ),
+}  # fmt: skip
 
 
 def published(place: str) -> Path | None:
@@ -116,7 +148,9 @@ def published(place: str) -> Path | None:
         return Path(place)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(place, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+    return Path(
+        snapshot_download(place, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"])
+    )
 
 
 def tokenizer(folder: Path) -> Any:
@@ -126,7 +160,7 @@ def tokenizer(folder: Path) -> Any:
     kind = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     if kind.get("tokenizer_class") == "DreamTokenizer":
         return Qwen2Tokenizer.from_pretrained(folder)
-    if "auto_map" in kind:
+    if "auto_map" in kind or (folder / "tokenizer.json").is_file():
         return PreTrainedTokenizerFast.from_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)
 
@@ -135,33 +169,48 @@ def read(folder: Path) -> Any:
     """The model in a folder of a published layout, in float32.
 
     Raises:
-        ValueError: a configuration that is not supported, weights that are missing, or others
-            than the layout has.
+        ValueError: a configuration that is not supported, weights that are missing or of another
+            shape, or others than the layout has.
     """
     from safetensors.torch import load_file
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     layout = LAYOUTS[config["model_type"]]
+    layout.check(config)
     model = layout.make(config)
     weights: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         weights |= load_file(path)
     ours = {renamed(name, layout.names): value for name, value in weights.items()}
-    if model.config.tie_word_embeddings:
-        ours.setdefault("lm_head.weight", ours["model.embed_tokens.weight"])
-    missing, unknown = model.load_state_dict(ours, strict=False)
-    if missing or unknown:
-        raise ValueError(
-            f"{folder}: the weights are not those of its configuration; missing: "
-            f"{sorted(missing)[:3] or 'none'}, unknown: {sorted(unknown)[:3] or 'none'}"
-        )
+    embedding = "model.embed_tokens.weight"
+    if model.config.tie_word_embeddings and embedding in ours:
+        ours.setdefault("lm_head.weight", ours[embedding])
+    _fill(model, ours, folder)
     model.config.is_causal = False
     model.config.output_shift = layout.shift
     for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
         if config.get(name) is not None:
             setattr(model.config, name, config[name])
-    model.generation_config.eos_token_id = config.get("eos_token_id")
+    more = folder / "generation_config.json"
+    said = json.loads(more.read_text(encoding="utf-8")) if more.is_file() else {}
+    ends = said.get("eos_token_id", config.get("eos_token_id"))
+    model.generation_config.eos_token_id = ends
     return model
+
+
+def _fill(model: Any, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Weights into a model; `ValueError` unless they are those of its configuration."""
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = {
+        "missing": [name for name in wanted if name not in given],
+        "unknown": [name for name in given if name not in wanted],
+        "of another shape": [n for n, size in wanted.items() if given.get(n, size) != size],
+    }
+    if any(wrong.values()):
+        said = "; ".join(f"{how}: {', '.join(names[:3])}" for how, names in wrong.items() if names)
+        raise ValueError(f"{folder}: the weights are not those of its configuration; {said}")
+    model.load_state_dict(weights)
 
 
 def publish(lm: LM, folder: Path, config: Mapping[str, Any]) -> None:

@@ -24,8 +24,9 @@ class Canvas:
     Attributes:
         ids, real: [B, S], prompts and canvases. start: [B], where each canvas begins.
         hidden: [B, L], which places are still to be written. open: which were at the start.
-        step: [B, L], at which step a place was written. logp, raw: [B, L], of its word, under the
-            law and untruncated. sure: [B, L], how sure the model was of it.
+        taken: [B], steps so far. step: [B, L], at which of them a place was written.
+        logp, raw: [B, L], of its word, under the law and untruncated. sure: [B, L], how sure the
+            model was of it.
         keys, samples: [B], which name the draws.
     """
 
@@ -36,6 +37,7 @@ class Canvas:
     keys: Int[torch.Tensor, "B"]
     samples: Int[torch.Tensor, "B"]
     open: Bool[torch.Tensor, "B L"] = field(init=False)
+    taken: Int[torch.Tensor, "B"] = field(init=False)
     step: Int[torch.Tensor, "B L"] = field(init=False)
     logp: Float[torch.Tensor, "B L"] = field(init=False)
     raw: Float[torch.Tensor, "B L"] = field(init=False)
@@ -43,9 +45,11 @@ class Canvas:
 
     def __post_init__(self):
         self.open = self.hidden.clone()
+        self.taken = torch.zeros_like(self.start)
         self.step = torch.zeros_like(self.hidden, dtype=torch.long)
+        # In float64, so that no two words become equally sure by rounding.
         self.logp, self.raw, self.sure = (
-            torch.zeros(self.hidden.shape, device=self.ids.device) for _ in range(3)
+            torch.zeros_like(self.hidden, dtype=torch.double) for _ in range(3)
         )
 
     @classmethod

@@ -23,17 +23,21 @@ from autodidact.store import Completion
 
 Order = Literal["confidence", "margin", "entropy", "random", "left"]
 Remask = Literal["none", "running"]
-ROWS = 256
-"""Rows that are denoised together; a bound on memory, without effect on what is drawn."""
+RANKED = ("confidence", "margin")
+"""Orders whose sureness is a share from 0 to 1, which a threshold can be about."""
+ROWS, PLACES = 256, 2048
+"""Rows that are denoised together, and places whose words are weighed together: bounds on memory,
+without effect on what is drawn."""
 
 
 @dataclass(frozen=True)
 class Denoise:
     """How canvases are written.
 
-    Blocks are written from left to right, each in its share of the steps. At a step the m hidden
-    places of the block have words drawn for them, and the surest are kept: as many as the steps
-    that are left need, in even shares, the first ones larger.
+    Blocks are written from left to right, each in its share of the steps, at least one. At a step
+    the hidden places of the block have words drawn for them, and the surest are kept: as many as
+    the steps that are left need, in even shares, the first ones larger. The mask is no word: it is
+    never drawn, and the log-probabilities `raw`, of the whole law, say what it takes from others.
 
     Sources: LLaDA, 2502.09992 (blocks, confidence); Dream (margin, entropy); Fast-dLLM, 2505.22618
     (threshold); MDPO, 2508.13048 (running confidence). Classifier-free guidance: 2309.17421.
@@ -43,14 +47,16 @@ class Denoise:
         block: places of a block; by default all of them.
         order: which words are kept: of highest probability, margin or lowest entropy, at random,
             or from left to right.
-        threshold: keep instead every word of at least that sureness, and the surest in any case.
+        threshold: keep instead every word of at least that sureness, and the surest in any case;
+            for the orders "confidence" and "margin".
         remask: "running" decodes all hidden places of the block at a step, and takes the least
             sure words of the block back, those of earlier steps included.
         guidance: w of (1 + w) log p(. | prompt) - w log p(. | no prompt), a second reading.
 
     Raises:
-        ValueError: an unknown order or remasking, or a size or share that is not allowed; and
-            when drawing, a model without a mask token, or a canvas that does not fit.
+        ValueError: an unknown order or remasking, a size or share that is not allowed, or a
+            threshold that would mean nothing; and when drawing, a model without a mask token, a
+            canvas that does not fit, or no prompt where outputs stand one column before.
     """
 
     steps: int | None = None
@@ -66,6 +72,11 @@ class Denoise:
         at_least_one(**{k: getattr(self, k) for k in ("steps", "block") if getattr(self, k)})
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise ValueError(f"threshold={self.threshold} must be above 0 and at most 1")
+        if self.threshold is not None and (self.order not in RANKED or self.remask != "none"):
+            raise ValueError(
+                f"threshold={self.threshold} with order={self.order!r} and remask={self.remask!r}: "
+                f"a threshold is for the orders {', '.join(RANKED)}, without remasking"
+            )
         if self.guidance < 0:
             raise ValueError(f"guidance={self.guidance} must be at least 0")
 
@@ -88,6 +99,11 @@ class Denoise:
             for i in range(0, len(numbers), ROWS):
                 some = [requests[number] for number in numbers[i : i + ROWS]]
                 canvas = Canvas.of(lm, some)
+                if bool((canvas.start < lm.shift).any()):
+                    raise ValueError(
+                        f"{lm.name} says what stands at a place one column before it: a canvas "
+                        "needs a prompt, of at least one token"
+                    )
                 if canvas.ids.shape[1] > lm.context:
                     raise ValueError(
                         f"a prompt and a canvas of {size} places have {canvas.ids.shape[1]} tokens,"
@@ -103,23 +119,29 @@ class Denoise:
         """Fill the canvas. Returns how many canvases and how many tokens were read."""
         size = canvas.hidden.shape[1]
         width = min(self.block or size, size)
-        blocks = -(-size // width)
-        per_block = max(1, -(-(self.steps or size) // blocks))
-        calls = read = step = 0
-        for number in range(blocks):
-            inside = torch.zeros(size, dtype=torch.bool, device=canvas.ids.device)
-            inside[number * width : (number + 1) * width] = True
-            for turn in range(per_block if self.threshold is None else width):
+        places = torch.arange(size, device=canvas.ids.device)
+        calls = read = 0
+        for start in range(0, size, width):
+            end = min(start + width, size)
+            inside = (places >= start) & (places < end)
+            turns = self._turns(start, end, size)
+            for turn in range(turns if self.threshold is None else width):
                 active = (canvas.hidden & inside).any(1)
                 if not active.any():
                     break
-                step += 1
-                self._step(lm, canvas, active, inside, law, seed, step, (turn, per_block))
-                calls += int(active.sum())
-                read += int(canvas.real[active].sum()) * (2 if self.guidance else 1)
+                canvas.taken += active
+                self._step(lm, canvas, active, inside, law, seed, (turn, turns))
+                readings = 2 if self.guidance else 1
+                calls += int(active.sum()) * readings
+                read += int(canvas.real[active].sum()) * readings
         return calls, read
 
-    def _step(self, lm, canvas, active, inside, law, seed, step, clock) -> None:
+    def _turns(self, start: int, end: int, size: int) -> int:
+        """Steps of a block: its places' share of all, the first blocks larger, at least one."""
+        steps = self.steps or size
+        return max(1, -(-steps * end // size) + (-steps * start // size))
+
+    def _step(self, lm, canvas, active, inside, law, seed, clock) -> None:
         """Draw for the hidden places of a block in the active rows, and keep some.
 
         `clock` is the number of the step in its block, from 0 on, and how many it has.
@@ -127,30 +149,31 @@ class Denoise:
         turn, turns = clock
         hidden = canvas.hidden & inside & active[:, None]
         row, place = hidden.nonzero(as_tuple=True)
-        logits = self._logits(lm, canvas, active, row, place)
-        raw, cut = law.log_probs(logits)
-        # A mask is no word: it would be no answer to what stands at the place.
-        drawn = without(cut, lm.mask)
-        position = step * canvas.hidden.shape[1] + place
-        numbers = uniform(seed, canvas.keys[row], canvas.samples[row], position)
-        words = drawn.argmax(-1) if law.greedy else draw(drawn, numbers.to(logits.device))
-        sure = self._sure(logits, words, place, seed, canvas, row, position)
-        whole = torch.zeros_like(canvas.step)
-        whole[row, place] = words
-        for name, values in (("logp", drawn), ("raw", raw)):
-            getattr(canvas, name)[row, place] = (
-                values.gather(-1, words[:, None]).squeeze(-1).to(canvas.logp.dtype)
-            )
-        canvas.sure[row, place] = sure.to(canvas.sure.dtype)
-        canvas.step[row, place] = step
+        read, words = self._reader(lm, canvas, active), torch.zeros_like(canvas.step)
+        for some in torch.arange(len(row), device=row.device).split(PLACES):
+            at = row[some], place[some]
+            words[at] = self._propose(canvas, lm, law, seed, *at, read(*at))
         if self.remask == "running":
-            canvas.put(hidden, whole)
+            canvas.put(hidden, words)
             inner = canvas.open & inside & active[:, None]
-            count = inner.sum(1)
-            kept = count - count * (turns - 1 - turn) // turns
+            each, more = inner.sum(1) // turns, inner.sum(1) % turns
+            kept = each * (turn + 1) + more.clamp(max=turn + 1)
             canvas.hide(inner & ~_highest(canvas.sure, inner, kept), lm.mask)
             return
-        canvas.put(self._kept(canvas.sure, hidden, turns - turn), whole)
+        canvas.put(self._kept(canvas.sure, hidden, turns - turn), words)
+
+    def _propose(self, canvas, lm, law, seed, row, place, logits) -> Int[torch.Tensor, "N"]:
+        """A word for each place, and what is noted of it."""
+        raw, drawn = law.log_probs(logits)[0], law.log_probs(without(logits, lm.mask))[1]
+        position = canvas.taken[row] * canvas.hidden.shape[1] + place
+        numbers = uniform(seed, canvas.keys[row], canvas.samples[row], position)
+        words = drawn.argmax(-1) if law.greedy else draw(drawn, numbers)
+        for noted, values in ((canvas.logp, drawn), (canvas.raw, raw)):
+            noted[row, place] = values.gather(-1, words[:, None]).squeeze(-1).to(noted.dtype)
+        sure = self._sure(logits, words, place, seed, canvas, row, position)
+        canvas.sure[row, place] = sure.to(canvas.sure.dtype)
+        canvas.step[row, place] = canvas.taken[row]
+        return words
 
     def _kept(self, sure, hidden, left) -> Bool[torch.Tensor, "B L"]:
         if self.threshold is not None:
@@ -159,23 +182,28 @@ class Denoise:
         count = -(-hidden.sum(1) // left)
         return _highest(sure, hidden, count)
 
-    def _logits(self, lm, canvas, active, row, place) -> Float[torch.Tensor, "N V"]:
-        rows = active.nonzero().squeeze(1)
-        back = torch.zeros(len(active), dtype=torch.long, device=rows.device)
-        back[rows] = torch.arange(len(rows), device=rows.device)
-        column = canvas.start[row] + place - lm.shift
-        head = lm.head()
+    def _reader(self, lm, canvas, active):
+        """The canvases are read: what gives the logits of some of their places."""
+        rows, head = active.nonzero().squeeze(1), lm.head()
+        back = active.long().cumsum(0) - 1
 
-        def read(ids: torch.Tensor) -> torch.Tensor:
-            states = lm.hidden(ids, canvas.real[rows], use_cache=False).last_hidden_state
-            return head.logits(states[back[row], column])
+        def states(ids: torch.Tensor) -> torch.Tensor:
+            return lm.hidden(ids, canvas.real[rows], use_cache=False).last_hidden_state
 
-        logits = read(canvas.ids[rows])
+        full = states(canvas.ids[rows])
+        free: torch.Tensor | None = None
         if self.guidance:
             columns = torch.arange(canvas.ids.shape[1], device=rows.device)
             prompt = columns < canvas.start[rows][:, None]
-            free = read(torch.where(prompt, lm.mask, canvas.ids[rows]))
-            logits = (1 + self.guidance) * logits - self.guidance * free
+            free = states(torch.where(prompt, lm.mask, canvas.ids[rows]))
+
+        def logits(row: torch.Tensor, place: torch.Tensor) -> Float[torch.Tensor, "N V"]:
+            at = back[row], canvas.start[row] + place - lm.shift
+            found = head.logits(full[at])
+            if free is None:
+                return found
+            return (1 + self.guidance) * found - self.guidance * head.logits(free[at])
+
         return logits
 
     def _sure(self, logits, words, place, seed, canvas, row, position):
@@ -183,7 +211,7 @@ class Denoise:
         if self.order == "left":
             return -place.to(logits.dtype)
         if self.order == "random":
-            return uniform(~seed, canvas.keys[row], canvas.samples[row], position).to(logits)
+            return uniform(~seed, canvas.keys[row], canvas.samples[row], position)
         kind: Sure = self.order
         return sureness(logits, words, kind)
 

@@ -4,20 +4,26 @@ Shapes: B rows, T columns, n draws, R canvases. The exact log p averages over al
 the text may be revealed. Every surrogate is a choice of canvases, of the tokens that each is asked
 about, and of their weights; its value is the sum over the tokens of weight x log-probability.
 
-| kind       | what is hidden                                        | asked      | weight       |
-|------------|-------------------------------------------------------|------------|--------------|
-| one_step   | the whole text; prompt tokens with a chance           | all        | 1            |
-| elbo       | k of the L tokens, k uniform from 1 to L              | hidden     | L / k        |
-| bernoulli  | each token with chance t, t uniform                   | hidden     | 1 / t        |
-| complement | each token with chance t, and then all the others     | hidden     | 1/t, 1/(1-t) |
-| block      | k tokens of a random block, and all blocks after it   | in block   | block / k    |
-| trace      | what was hidden when the token was written            | the token  | 1            |
-| left       | the token and all after it                            | the token  | 1            |
+| kind       | what is hidden                                        | asked      | weight         |
+|------------|-------------------------------------------------------|------------|----------------|
+| one_step   | the whole text; prompt tokens with a chance           | all        | 1              |
+| elbo       | k of the L tokens, k uniform from 1 to L              | hidden     | L / k          |
+| bernoulli  | each token with chance t, t uniform                   | hidden     | 1 / t          |
+| complement | each token with chance t, and then all the others     | hidden     | 1/2t, 1/2(1-t) |
+| block      | k tokens of a random block, and all blocks after it   | in block   | block / k      |
+| trace      | what was hidden when the token was written            | the token  | 1              |
+| left       | the token and all after it                            | the token  | 1              |
 
-On average over their noise elbo, bernoulli and complement are a lower bound of log p (LLaDA,
-2502.09992); trace and left are exact for that order. Noise is data: `credit` draws it once for a
-batch, from a hash of each row and the number of updates, so that all roles see the same canvases
-and nothing changes when rows are shuffled, padded or split.
+On average over its noise every token weighs 1, of "block" 1 over the number of blocks. The average
+of elbo is a lower bound of log p (LLaDA, 2502.09992): the mean over orders of the log of their
+chance. So are those of bernoulli, whose t is from 0.001 on, up to that, and of complement with
+`between=(0, 1)`; nearer to 1/2 the weights vary less, and middle canvases count more. That of
+block, times the number of blocks, is such a bound for texts written block by block. trace and left
+are exact for their order, trace where one token was written at a step and none taken back.
+
+Noise is data: `credit` draws it once for a batch, from a hash of each row and the number of
+updates, so that all roles see the same canvases and nothing changes when rows are shuffled, padded
+or split.
 
 Sources: one_step d1, 2504.12216; complement coupled-GRPO, 2506.20639, and ESPO, 2512.03759; block
 SPG, 2510.09541; trace TraceRL, 2509.06949; left JustGRPO, 2601.15165.
@@ -59,7 +65,8 @@ class Likelihood:
         prompt: the chance that a prompt token is hidden too.
         block: places of a block, of the kind "block".
         shrink: of "trace", so many steps that follow each other are taken as one.
-        between: the least and greatest t of "complement".
+        between: the least and greatest t of "complement", with a middle of 1/2.
+        ratio: whether log p before the update is read too; without it every ratio is 1.
 
     Raises:
         ValueError: an unknown kind, or a number that is not allowed.
@@ -71,6 +78,7 @@ class Likelihood:
     block: int = 32
     shrink: int = 1
     between: tuple[float, float] = (0.2, 0.8)
+    ratio: bool = True
     masked: bool = True
 
     def __post_init__(self):
@@ -78,6 +86,12 @@ class Likelihood:
         at_least_one(draws=self.draws, block=self.block, shrink=self.shrink)
         if not 0 <= self.prompt < 1:
             raise ValueError(f"prompt={self.prompt} is a chance: it must be from 0 to below 1")
+        low, high = self.between
+        if not 0 <= low < high <= 1 or abs(low + high - 1) > 1e-9:
+            raise ValueError(
+                f"between={self.between}: two chances from 0 to 1, the first below the second and "
+                "1/2 in their middle, so that tokens weigh 1 on average"
+            )
         if self.kind in ORDERED and self.draws > 1:
             raise ValueError(f"draws={self.draws}: {self.kind!r} has no noise to draw")
 
@@ -88,6 +102,8 @@ class Likelihood:
         and `before` [B, T], log p at the weights as they are, which ratios are to."""
         if self.kind not in ORDERED:
             batch = batch.put(**self.noise(batch, models))
+        if not self.ratio:
+            return batch
         views = self.views(batch, models, "policy", "policy", grad=False)
         found = self.logp(models.scores(views, batch), batch, "policy")
         return batch.put(before=found.detach())
@@ -108,7 +124,7 @@ class Likelihood:
     def _canvas(self, batch, each, whole):
         """What is hidden and asked [B, T], and with what weight, by uniform numbers for each
         token and for the row. Of complements it is the first of the two; the other is implied."""
-        written = batch.take("order") > 0
+        written = _written(batch)
         if self.kind == "one_step":
             canvas = batch.take("canvas") == 1
             prompt = batch.real & ~canvas & (each < self.prompt)
@@ -119,14 +135,14 @@ class Likelihood:
         if self.kind == "elbo":
             size = (whole[:, None] * count).floor().long() + 1
             hidden = written & (_rank(each, written) < size)
-            weight = (count / size).expand(hidden.shape)
+            weight = (count.double() / size).expand(hidden.shape)
         else:
             low, high = self.between if self.kind == "complement" else (LEAST, 1.0)
             chance = (low + (high - low) * whole)[:, None]
             hidden = written & (each < chance)
             weight = torch.where(hidden, 1 / chance, 1 / (1 - chance))
             if self.kind == "complement":
-                return hidden, batch.own, weight * batch.own
+                return hidden, batch.own, weight * batch.own / 2
         return hidden, hidden & batch.own, weight * (hidden & batch.own)
 
     # ------------------------------------------------------------------ readings
@@ -144,7 +160,7 @@ class Likelihood:
             canvas, tokens = hidden[..., number], asked[..., number]
             rows: torch.Tensor | None = None
             if self.kind == "complement":
-                written = batch.take("order") > 0
+                written = _written(batch)
                 rows = torch.arange(len(batch), device=canvas.device).repeat(2)
                 tokens = torch.cat([canvas & batch.own, written & ~canvas & batch.own])
                 canvas = torch.cat([canvas, written & ~canvas])
@@ -155,8 +171,7 @@ class Likelihood:
         self, batch: Batch
     ) -> tuple[Int[torch.Tensor, "R"], Bool[torch.Tensor, "R T"], Bool[torch.Tensor, "R T"]]:
         """The canvases of an order: of which row, what is hidden, what is asked."""
-        order = batch.take("order").long()
-        written = order > 0
+        order, written = batch.take("order").long(), _written(batch)
         if self.kind == "left":
             order = written.long().cumsum(1) * written
         else:
@@ -180,7 +195,13 @@ class Likelihood:
         return torch.stack(parts).mean(0)
 
     def laws(self, scores: Mapping[str, Scores], batch: Batch) -> tuple[Values, Values]:
-        return self.logp(scores, batch, "policy"), batch.take("before")
+        now = self.logp(scores, batch, "policy")
+        return now, batch.take("before") if self.ratio else now.detach()
+
+
+def _written(batch: Batch) -> Bool[torch.Tensor, "B T"]:
+    """The tokens that the model wrote, those behind the end of the text included."""
+    return batch.real & (batch.take("order") > 0)
 
 
 def _rank(
@@ -194,7 +215,7 @@ def _rank(
 
 def _in_block(batch, written, each, whole, size):
     """Some tokens of a random block and all of the blocks after it are hidden."""
-    canvas = batch.take("canvas") == 1
+    canvas = batch.real & (batch.take("canvas") == 1)
     place = canvas.long().cumsum(1) - 1
     count = -(-canvas.sum(1, keepdim=True) // size)
     block = (whole[:, None] * count).floor().long()
@@ -205,4 +226,4 @@ def _in_block(batch, written, each, whole, size):
     some = (rest * many).floor().long() + 1
     hidden = inside & (_rank(each, inside) < some)
     asked = hidden & batch.own
-    return hidden | later, asked, (many / some.clamp(min=1)) * asked
+    return hidden | later, asked, (many.double() / some.clamp(min=1)) * asked

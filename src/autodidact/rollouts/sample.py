@@ -214,7 +214,7 @@ def sampled_batch(
         tokens={
             "logp": [e.logp for _, e in rows], "raw": [e.raw for _, e in rows], **(tokens or {})
         },
-        words={"support": supports} if law.truncates else None,
+        words={"support": supports} if law.truncates and not orders else None,
         values={"finished": [float(e.finished) for _, e in rows]},
         own=own,
     )  # fmt: skip
