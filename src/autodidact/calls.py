@@ -77,7 +77,10 @@ def task(name: str) -> Callable[..., Any]:
 TASKS = {
     "choices": "choices",
     "countdown": "countdown",
+    "d1_gsm8k": "d1",
+    "d1_math": "d1",
     "from_file": "files",
+    "modular_sum": "modular_sum",
     "random_calculation": "random_calculation",
     "reverse_text": "reverse_text",
     "sudoku": "sudoku",

@@ -23,7 +23,7 @@ def check(lm: LM) -> None:
         raise ValueError(f"{kind} ({lm.name}) has no output head: not a causal LM")
     size = lm.base.get_output_embeddings().weight.shape[0]
     ids = torch.arange(1, 7, device=lm.device)[None] % size
-    other = torch.cat([ids[:, :-1], torch.zeros_like(ids[:, :1])], 1)
+    other = torch.cat([ids[:, :-1], (ids[:, -1:] + 1) % size], 1)
     # Without autocast: what is compared are formulas, in the precision of the weights.
     real = torch.ones_like(ids)
     with lm.reading():
