@@ -22,13 +22,19 @@ import pytest
 import torch
 
 from autodidact import calls
+from autodidact.auxiliary import Auxiliary
 from autodidact.batch import Batch, join
 from autodidact.calls import Call
 from autodidact.checkpoint import complete as complete_checkpoints
+from autodidact.credits.opening import choice_mean, choices, ordered_loss
 from autodidact.credits.prefix import node_means, prefixes
 from autodidact.credits.selection import row_names
 from autodidact.credits.spans import chunks
+from autodidact.credits.unmasking import Opener
+from autodidact.credits.visited import visited
 from autodidact.divergence import Divergence, Support
+from autodidact.engines.denoise import Denoise
+from autodidact.engines.unmask import Unmask
 from autodidact.grade import grade
 from autodidact.law import Law
 from autodidact.learn import gradients
@@ -41,8 +47,11 @@ from autodidact.rollouts.budgets import Budgets
 from autodidact.rollouts.choose import BestAndWorst, BestOf, WithSpread
 from autodidact.rollouts.contrast import Contrast
 from autodidact.rollouts.given import Given, GivenPairs
+from autodidact.rollouts.given_canvas import GivenCanvas
 from autodidact.rollouts.heated import Heating
+from autodidact.rollouts.inpaint import Hints, Inpaint
 from autodidact.rollouts.mixture import Mixture, TeacherMixed
+from autodidact.rollouts.opened import Opened
 from autodidact.rollouts.positions import Positions
 from autodidact.rollouts.reference import Reference
 from autodidact.rollouts.role import FromRole, SolutionPairs
@@ -51,6 +60,7 @@ from autodidact.rollouts.segments import Segments
 from autodidact.rollouts.speculative import Speculative
 from autodidact.rollouts.splice import Splice
 from autodidact.rollouts.tree import Tree
+from autodidact.rollouts.tries import Tries
 from autodidact.rollouts.turns import Turns
 from autodidact.rollouts.votes import Votes
 from autodidact.run import Run
@@ -84,7 +94,9 @@ def certain(method: Method, models: Models) -> torch.Tensor:
     batch = rows_of([2, 3])
     targets = batch.ids[batch.own]
     logits = (60.0 * torch.nn.functional.one_hot(targets, 3)).double().requires_grad_()
-    values = method.loss({"policy": about(batch, logits)}, batch)
+    scores = dict.fromkeys(("policy", "policy:1"), about(batch, logits))
+    share = torch.ones(*batch.own.shape, 2, dtype=torch.float64)
+    values = method.loss(scores, batch.put(share=share))
     return torch.autograd.grad((values * method.weigh(batch)).sum(), logits)[0]
 
 
@@ -207,6 +219,19 @@ def no_fine(method: Method, models: Models) -> torch.Tensor:
     return flat(gradients(free, models, batch).policy)
 
 
+def unrevealed(method, models):
+    """Gradient when the teacher has the student's weights and sees what the student sees."""
+    blind = calls.method(method.name)(**{**(method.arguments or {}), "reveal": 0.0})
+    task = toy_task(8)
+    return flat(gradient(blind, models, method.rollout(task.train, models, task, SEED)))
+
+
+def equal_rewards_at_any_speed(method, models):
+    """Gradient when all answers earn the same and speed counts nothing."""
+    slow = calls.method(method.name)(**{**(method.arguments or {}), "alpha": 0.0})
+    return equal_rewards(slow, models)
+
+
 @dataclass(frozen=True)
 class Row:
     """How the battery calls one method.
@@ -279,6 +304,70 @@ ROWS = {
     "diffu_grpo": Row(
         {"n": 3, "length": 5, "steps": None, "block": 2, "prompt": 0.3, "kl": 0.1, "clip": 0.05},
         equal_rewards, {"n": 4, "length": 8, "epochs": 2, "steps": None}, masked=True,
+    ),
+    "wd1": Row(
+        {"n": 3, "length": 5, "steps": None, "block": 2, "prompt": 0.3}, equal_rewards,
+        {"n": 4, "length": 8, "epochs": 2, "steps": None}, masked=True,
+    ),
+    "spg": Row(
+        {"n": 3, "length": 5, "steps": None, "block": 2, "prompt": 0.3}, equal_rewards,
+        {"n": 4, "length": 8, "epochs": 2, "steps": None, "beta": 1.0}, masked=True,
+    ),
+    "espo": Row(
+        {"n": 3, "length": 5, "steps": None, "block": 2, "kl": 0.1, "scale": "std"},
+        equal_rewards, {"n": 4, "length": 8, "epochs": 2, "steps": None}, masked=True,
+    ),
+    "just_grpo": Row(
+        {"n": 3, "length": 5, "kl": 0.1, "epochs": 2, "clip": 0.05}, equal_rewards,
+        {"n": 4, "length": 8}, masked=True,
+    ),
+    "masked_sft": Row({"length": None}, certain, {}, masked=True),
+    "masked_sft: pretrain": Row(
+        {"length": 16, "draws": 2, "noise": "elbo", "normalise": "token", "pretrain": True},
+        certain, {"pretrain": True, "draws": 2}, masked=True,
+    ),
+    "dcolt": Row(
+        {"n": 3, "length": 6, "steps": 3, "block": None, "clip": 0.05}, equal_rewards,
+        {"n": 4, "length": 8, "steps": 4, "head_lr": 1e-3}, masked=True,
+    ),
+    "dcolt: blocks": Row(
+        {"n": 3, "length": 6, "steps": 4, "block": 3}, equal_rewards,
+        {"n": 4, "length": 8, "steps": None, "block": 8}, masked=True,
+    ),
+    "speed_rl": Row(
+        {"n": 3, "length": 6, "alpha": 0.5}, equal_rewards_at_any_speed,
+        {"n": 4, "length": 8}, masked=True,
+    ),
+    "d_opsd": Row(
+        {"n": 4, "length": 5, "steps": None, "block": 2, "reveal": 0.5, "k": 5},
+        unrevealed, {"n": 4, "length": 8, "steps": None, "least": 0.25}, masked=True,
+    ),
+    "d_opsd: solution": Row(
+        {
+            "n": 4, "length": 5, "steps": 3, "block": None, "reveal": 0.5, "source": "solution",
+            "divergence": "jsd", "support": "full", "form": "tail", "clip": 2.0, "positions": 1,
+            "least": 0.5,
+        },
+        unrevealed,
+        {
+            "n": 4, "length": 8, "steps": None, "block": None, "source": "solution", "least": 0.1,
+            "teacher": "ema:0.5",
+        },
+        masked=True,
+    ),
+    "igpo": Row(
+        {
+            "n": 3, "length": 5, "steps": None, "block": 2, "piece_low": 1, "piece_high": 2,
+            "hint_low": 0.5, "hint_high": 0.9, "replaced": 0.7, "clip": 0.05, "kl": 0.1,
+            "learned": 0.5,
+        },
+        equal_rewards,
+        {"n": 4, "length": 8, "steps": None, "piece_low": 1, "piece_high": 2, "epochs": 2},
+        pooled=True, masked=True,
+    ),
+    "mdpo": Row(
+        {"n": 3, "length": 5, "steps": 3, "block": None, "kept": 2, "kl": 0.1, "clip": 0.05},
+        equal_rewards, {"n": 4, "length": 8, "steps": 4, "kept": 2}, masked=True,
     ),
     "trace_rl": Row(
         {"n": 3, "length": 5, "steps": None, "block": 2, "shrink": 2, "kl": 0.1, "clip": 0.05},
@@ -658,7 +747,11 @@ def test_packing_does_not_matter(case, monkeypatch):
     method, models, batch = case
     monkeypatch.setattr("autodidact.pack.SHARE", 1)
     # A method that trains only a network beside the policy reads without gradient.
-    column = "teacher_forward" if is_beside(method, models, batch) else "student_forward"
+    column = (
+        "teacher_forward"
+        if is_beside(method, models, method.credit(batch, models))
+        else "student_forward"
+    )
     before = getattr(models.ledger, column)
     packed, fed = gradient(method, models, batch), getattr(models.ledger, column) - before
     models.pack = False
@@ -683,7 +776,7 @@ def test_more_rows_of_another_batch_are_the_weighted_sum(case, request):
     whole = method.credit(join(halves), models)
     weight = method.weigh(whole)
     shares = []
-    for half, place in zip(credited, weight.split([len(h) for h in halves]), strict=True):
+    for half, place in zip(credited, weight.split([len(c) for c in credited]), strict=True):
         own = method.weigh(half)
         place = place[:, : own.shape[1]] if own.dim() > 1 else place
         ratio = (place / own)[own > 0]
@@ -872,6 +965,12 @@ ROLLOUTS = {
     "Positions": lambda: Positions(3, 2, 3, marker="K"),
     "Sample": lambda: Sample(3, 6, Law(0.9)),
     "Given": lambda: Given(),
+    "GivenCanvas": lambda: GivenCanvas(9),
+    "Tries": lambda: Tries(3, 6, 0.5, engine=Denoise(3)),
+    "Inpaint": lambda: Inpaint(3, 6, hints=Hints(0.5, 0.9, 1, 2), engine=Denoise(3)),
+    "Opened": lambda: Opened(
+        3, 6, Law(0.9), Unmask(3), Auxiliary("opener", Opener, ordered_loss, choice_mean)
+    ),
     "GivenPairs": lambda: GivenPairs(),
     "BestOf": lambda: BestOf(6, 6, keep=2),
     "BestAndWorst": lambda: BestAndWorst(4, 6),
@@ -910,13 +1009,23 @@ def test_every_rollout_has_a_row():
     assert set(kinds) == set(ROLLOUTS)
 
 
+MASKED = ("GivenCanvas", "Inpaint", "Opened", "Tries")
+"""Rollouts of masked models."""
+
+
 @pytest.fixture(params=ROLLOUTS)
 def rollout(request):
     return ROLLOUTS[request.param]()
 
 
-def test_a_rollout_is_a_function_of_problems_weights_and_seed(rollout, qwen):
-    task, models = toy_task(4), Models(qwen)
+@pytest.fixture
+def models(rollout, tokenizer):
+    make = random_masked if type(rollout).__name__ in MASKED else random_qwen
+    return Models(make(tokenizer))
+
+
+def test_a_rollout_is_a_function_of_problems_weights_and_seed(rollout, models):
+    task = toy_task(4)
     state = torch.get_rng_state()
     one, two, other = (rollout(task.train, models, task, seed) for seed in (1, 1, 2))
     assert torch.equal(state, torch.get_rng_state())
@@ -926,22 +1035,24 @@ def test_a_rollout_is_a_function_of_problems_weights_and_seed(rollout, qwen):
     assert torch.equal(one.ids, other.ids) == (not rollout.draws)
 
 
-def test_rows_of_a_rollout_are_prompts_with_own_completions(rollout, qwen):
+def test_rows_of_a_rollout_are_prompts_with_own_completions(rollout, models):
     if type(rollout).__name__ in ("Budgets", "Positions"):
         pytest.skip("other tokens than the policy's come first: see their own tests")
-    task, models = toy_task(4), Models(qwen)
+    task, lm = toy_task(4), models.policy
     batch = rollout(task.train, models, task, 1)
     assert not any(stream.requires_grad for stream in batch.streams.values())
     for row, problem in enumerate(batch.rows):
-        prompt = qwen.render(task.prompt(problem))
+        prompt = lm.render(task.prompt(problem))
         ids, own = (
             batch.ids[row][batch.real[row]].tolist(),
             batch.own[row][batch.real[row]].tolist(),
         )
         assert ids[: len(prompt)] == prompt
         assert own[: len(prompt)] == [False] * len(prompt) and own[len(prompt)]
-        between = [word for word, chosen in zip(ids, own, strict=True) if not chosen]
-        assert qwen.decode(between[len(prompt) :]) in ("", GIVEN.get(type(rollout).__name__, ""))
+        if not lm.causal:  # what it wrote behind the end of the text is not own
+            own = own[: len(own) - own[::-1].index(True)]
+        between = [word for word, chosen in zip(ids, own, strict=False) if not chosen]
+        assert lm.decode(between[len(prompt) :]) in ("", GIVEN.get(type(rollout).__name__, ""))
     for number in batch.group.unique().tolist():
         assert (
             len(
@@ -955,8 +1066,8 @@ def test_rows_of_a_rollout_are_prompts_with_own_completions(rollout, qwen):
         )
 
 
-def test_a_rollout_does_not_depend_on_the_other_problems(rollout, qwen):
-    task, models = toy_task(4), Models(qwen)
+def test_a_rollout_does_not_depend_on_the_other_problems(rollout, models):
+    task = toy_task(4)
     waves = getattr(rollout, "waves", 1)
     together = rollout(task.train * waves, models, task, 1)
     by_question: dict[str, list[list[int]]] = {}
@@ -999,8 +1110,53 @@ def compared(batch: Batch) -> Scores:
     return student
 
 
+def stepped(b):
+    """Each own token is written at a step of its own, from left to right; all can be scored."""
+    return b.put(
+        order=b.own.cumsum(1) * b.own, canvas=b.own.double(), rank=b.own.long(),
+        reward=b.take("reward").nan_to_num(0.25),
+    )  # fmt: skip
+
+
+def by_row(b, found, values):
+    """The sums [B] of values [R] of canvases."""
+    return values.double().new_zeros(len(b)).index_add(0, found.take("trace"), values.double())
+
+
+def told(b, alone=False):
+    """Canvases with what a network reads and chose, and a network that repeats its first input."""
+    steps = choices(stepped(b), 2, "none")
+    seen = steps.ids.double() / 3 + 0.1
+    return steps.put(sure=seen, states=seen[..., None])
+
+
 SEEN = Divergence("reverse", support=Support("sampled"))
 CREDITS = {
+    "written_at": lambda f, b: f(stepped(b)).double(),
+    "visited": lambda f, b: by_row(b, v := f(stepped(b)), v.own.sum(1)),
+    "here": lambda f, b: by_row(b, v := visited(stepped(b)), f(v, 2).sum(1)),
+    "per_step": lambda f, b: by_row(b, v := visited(stepped(b)), f(v) * v.take("step")),
+    "steps_mean": lambda f, b: by_row(b, v := visited(stepped(b)), (f(v) * v.take("logp")).sum(1)),
+    "step_values": lambda f, b: by_row(
+        b, v := visited(stepped(b)), f(v.put(reward=v.take("logp").sum(1))) * v.take("step")
+    ),
+    "step_advantage": lambda f, b: by_row(
+        b,
+        v := visited(stepped(b)),
+        f(v.put(reward=v.take("logp").sum(1) * v.take("step"))).take("advantage").sum(1),
+    ),
+    "widest_steps": lambda f, b: by_row(b, v := f(visited(stepped(b)), 2), v.take("step")),
+    "choices": lambda f, b: by_row(b, v := f(stepped(b), 2), v.take("advantage").sum(1)),
+    "per_action": lambda f, b: by_row(b, v := choices(stepped(b), 2), f(v).sum(1)),
+    "choice_mean": lambda f, b: by_row(b, v := choices(stepped(b), 2), f(v)),
+    "ordered_loss": lambda f, b: by_row(b, v := told(b), f(lambda *a: a[0][..., 0], v)),
+    "chance_loss": lambda f, b: by_row(b, v := told(b), f(lambda *a: a[0], v)),
+    "faster": lambda f, b: f(stepped(b).put(order=b.own.double()), 0.5).take("reward"),
+    "plackett_luce": lambda f, b: f(
+        b.take("logp"), b.own, torch.where(b.own, b.own.cumsum(1), 0) * (b.take("raw") > -0.2)
+    ),
+    "opened_at_once": lambda f, b: f(b.take("logp"), b.own, b.own & (b.take("raw") > 0)),
+    "gumbel": lambda f, b: f(b.take("logp").sigmoid()) * b.own,
     "prior_of": lambda f, b: f("linear", (1, 2, 5)).expand(len(b), 3)[:, 0],
     "budget_relative": lambda f, b: f(
         torch.stack([k * b.take("reward").nan_to_num(0.3) for k in (1.0, 0.5)], 1),
@@ -1092,7 +1248,9 @@ PARTS = {
 READERS = {
     "continued": "test_continued", "tail_logp": "test_continued", "lines": "test_spans",
     "tokens_until": "test_spans", "written": "test_spans", "embeddings": "test_novelty",
-    "hidden_reward": "methods/test_thr",
+    "hidden_reward": "methods/test_thr", "guessed": "methods/test_mdpo",
+    "surest": "methods/test_d_opsd", "with_states": "methods/test_dcolt",
+    "with_sureness": "methods/test_speed_rl",
 }  # fmt: skip
 """Parts that read a model or its text, which these rows lack: where they are tested."""
 

@@ -31,8 +31,10 @@ def learn(
     skipped = 0
     for epoch in range(method.epochs):
         optimizer.zero_grad(set_to_none=True)
+        number = {} if method.epochs == 1 else {"epoch": epoch}
         losses = [
-            backward(method, models, piece, tally if epoch == 0 else None) for piece in pieces
+            backward(method, models, _numbered(piece, **number), None if epoch else tally)
+            for piece in pieces
         ]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, run.grad_clip or math.inf)
@@ -51,6 +53,11 @@ def learn(
         for each in method.auxiliaries
     }
     return {**tally.means(), **beside, "skipped": skipped, "empty": 0}
+
+
+def _numbered(piece: Batch, **numbers: int) -> Batch:
+    """A piece with numbers as streams [B]: `epoch`, of the update on this batch, from 0 on."""
+    return piece.put(**{k: torch.full_like(piece.group, x) for k, x in numbers.items()})
 
 
 def credited(method: Method, models: Models, batch: Batch) -> Batch:

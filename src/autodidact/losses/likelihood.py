@@ -62,6 +62,7 @@ class Likelihood:
 
     Attributes:
         draws: canvases of each row, or pairs of them, over which values are averaged.
+        sets: canvases of their own for so many updates on one batch, one after the other.
         prompt: the chance that a prompt token is hidden too.
         block: places of a block, of the kind "block".
         shrink: of "trace", so many steps that follow each other are taken as one.
@@ -74,6 +75,7 @@ class Likelihood:
 
     kind: LikelihoodKind = "one_step"
     draws: int = 1
+    sets: int = 1
     prompt: float = 0.0
     block: int = 32
     shrink: int = 1
@@ -83,7 +85,7 @@ class Likelihood:
 
     def __post_init__(self):
         choose("likelihood", self.kind, get_args(LikelihoodKind))
-        at_least_one(draws=self.draws, block=self.block, shrink=self.shrink)
+        at_least_one(draws=self.draws, sets=self.sets, block=self.block, shrink=self.shrink)
         if not 0 <= self.prompt < 1:
             raise ValueError(f"prompt={self.prompt} is a chance: it must be from 0 to below 1")
         low, high = self.between
@@ -98,25 +100,34 @@ class Likelihood:
     # ------------------------------------------------------------------ noise
 
     def credit(self, batch: Batch, models: Models) -> Batch:
-        """Streams `hidden` and `asked` [B, T, draws], 1 or 0, `share` [B, T, draws], the weights;
-        and `before` [B, T], log p at the weights as they are, which ratios are to."""
+        """Streams `hidden`, `asked` and `share` [B, T, draws x sets]: 1 or 0, and weights; and
+        `before` [B, T], of several sets [B, T, sets], log p at the weights as they are, which
+        ratios are to."""
         if self.kind not in ORDERED:
             batch = batch.put(**self.noise(batch, models))
         if not self.ratio:
             return batch
-        views = self.views(batch, models, "policy", "policy", grad=False)
-        found = self.logp(models.scores(views, batch), batch, "policy")
-        return batch.put(before=found.detach())
+        found = []
+        for number in range(self.sets):
+            turn = batch.put(epoch=torch.full_like(batch.group, number))
+            views = self.views(turn, models, "policy", "policy", grad=False)
+            found.append(self.logp(models.scores(views, turn), turn, "policy").detach())
+        return batch.put(before=found[0] if self.sets == 1 else torch.stack(found, -1))
+
+    def _turn(self, batch: Batch) -> int:
+        """Which set an update reads, by the stream `epoch` [B]."""
+        epoch = batch.streams.get("epoch")
+        return 0 if epoch is None or not len(epoch) else int(epoch[0]) % self.sets
 
     def noise(self, batch: Batch, models: Models) -> dict[str, torch.Tensor]:
         """The canvases of every row, drawn from a hash of it and the number of updates."""
         names, seed = row_names(batch), models.ledger.optimizer_steps
         places = torch.arange(batch.ids.shape[1], device=batch.ids.device)
         parts = []
-        for number in range(self.draws):
+        for number in range(self.draws * self.sets):
             turn = torch.full_like(names, number)
             each = uniform(seed, names[:, None], turn[:, None], places + 1)
-            whole = (uniform(seed, names, turn, 0) + number) / self.draws
+            whole = (uniform(seed, names, turn, 0) + number % self.draws) / self.draws
             parts.append(self._canvas(batch, each, whole))
         hidden, asked, share = (torch.stack(each, -1) for each in zip(*parts, strict=True))
         return {"hidden": hidden.to(torch.int8), "asked": asked.to(torch.int8), "share": share}
@@ -154,10 +165,10 @@ class Likelihood:
             row, hidden, asked = self._visited(batch)
             return {name: noised(batch, models, hidden, row, asked, role, grad=grad)}
         hidden, asked = batch.take("hidden") == 1, batch.take("asked") == 1
-        found = {}
+        found, first = {}, self._turn(batch) * self.draws
         for number in range(self.draws):
             called = f"{name}:{number}" if number else name
-            canvas, tokens = hidden[..., number], asked[..., number]
+            canvas, tokens = hidden[..., first + number], asked[..., first + number]
             rows: torch.Tensor | None = None
             if self.kind == "complement":
                 written = _written(batch)
@@ -188,15 +199,19 @@ class Likelihood:
         if self.kind in ORDERED:
             return scores[name].logp
         share = batch.take("share").to(scores[name].hidden.dtype)
+        first = self._turn(batch) * self.draws
         parts = [
-            share[..., number] * scores[f"{name}:{number}" if number else name].logp
+            share[..., first + number] * scores[f"{name}:{number}" if number else name].logp
             for number in range(self.draws)
         ]
         return torch.stack(parts).mean(0)
 
     def laws(self, scores: Mapping[str, Scores], batch: Batch) -> tuple[Values, Values]:
         now = self.logp(scores, batch, "policy")
-        return now, batch.take("before") if self.ratio else now.detach()
+        if not self.ratio:
+            return now, now.detach()
+        before = batch.take("before")
+        return now, before if before.dim() == 2 else before[..., self._turn(batch)]
 
 
 def _written(batch: Batch) -> Bool[torch.Tensor, "B T"]:

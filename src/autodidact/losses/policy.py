@@ -243,7 +243,9 @@ def policy_gradient(
         epochs=epochs,
         roles=roles,
         masked=surrogate.reading.masked,
-        stale=surrogate.kind != "none" or surrogate.correct is not None,
+        # What a masked model is compared with is its own law as it is now, not that which drew.
+        stale=not surrogate.reading.masked
+        and (surrogate.kind != "none" or surrogate.correct is not None),
         signal=lambda scores, batch, values: batch.take("advantage"),
         signal_name="advantage",
     )

@@ -26,12 +26,13 @@ def diffu_grpo(
     """diffu-GRPO (d1): GRPO for masked models, by the chance of each token with all hidden.
 
     lp_t = log p(y_t | q, all of y hidden), q the prompt with each token hidden by chance `prompt`,
-    the same canvas for policy, old and reference; A_i = R_i - mean R of the group;
+    anew for each update on a rollout, and the same for policy, old and reference;
+    A_i = R_i - mean R of the group;
     L = -(1/sum_i T_i) sum_i sum_t [min(rho A, clip(rho, 1-clip, 1+clip) A)] + kl * k3,
     rho = exp(lp - lp_old), T_i the tokens up to the first that ends the text.
 
     Source: d1: Scaling Reasoning in Diffusion Large Language Models via Reinforcement Learning,
-    arXiv 2504.12216. There every update on a rollout draws a new canvas; here they share one.
+    arXiv 2504.12216.
     Needs: `answer`. Detached: advantages, lp_old and the reference. lp ignores how tokens depend on
     one another: it is log p only where they do not.
     Shapes: one value per own token.
@@ -49,7 +50,7 @@ def diffu_grpo(
         lambda batch, models: group_advantage(batch, "none"),
         Surrogate(
             low=clip, high=clip, kl=kl, kl_kind=kl_kind,
-            reading=Likelihood("one_step", prompt=prompt),
+            reading=Likelihood("one_step", sets=epochs, prompt=prompt),
         ),
         token_mean,
         epochs=epochs,
