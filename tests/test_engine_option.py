@@ -10,6 +10,10 @@ from autodidact import api, calls
 from autodidact.calls import Call
 from autodidact.engines.local import Local
 from autodidact.engines.speculative import Speculative
+from autodidact.law import Law
+from autodidact.model import load
+from autodidact.models import Models
+from autodidact.rollouts.sample import solve
 from autodidact.spec import Spec, make_engine
 
 SMALL_RUN = {"steps": 1, "rows": 4, "eval_points": 1, "eval_problems": 2, "eval_samples": 1}
@@ -35,6 +39,22 @@ def test_engines_by_name():
         of("locl")
     with pytest.raises(ValueError, match=r"local has no option 'slot'; .*did you mean 'slots'"):
         of("local(slot=3)")
+
+
+def test_masked_models_are_drawn_from_by_engines_of_their_own():
+    task = calls.make(
+        calls.task, calls.parse("sudoku(wording=terse, canvas=true, train=4, test=2)")
+    )
+    models = Models(load("tiny_diffusion"))
+    for text in ("denoise(steps=4)", "cached(steps=4, cache=dual, block=8)"):
+        models.engine = of(text)
+        [[found], _] = solve(models, task, task.test, 1, 16, Law(0.0), 0)
+        assert len(found.ids) == 16 and max(found.order) <= 4 and found.written == 8
+    models.engine = None
+    assert solve(models, task, task.test, 1, 16, Law(0.0), 0)[0][0].order is not None
+    models.engine = Local()
+    with pytest.raises(ValueError, match=r"is a masked model.*'denoise'"):
+        solve(models, task, task.test, 1, 16, Law(0.0), 0)
 
 
 def test_a_spec_remembers_its_engine():

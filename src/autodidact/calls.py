@@ -96,7 +96,7 @@ def engine(name: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(f"autodidact.engines.{name}"), name.title())
 
 
-ENGINES = ("local", "server", "speculative", "vllm")
+ENGINES = ("cached", "denoise", "local", "server", "speculative", "vllm")
 
 
 def function(where: str) -> Callable[..., Any]:

@@ -48,8 +48,12 @@ class Local:
 
         Raises:
             ValueError: a request that does not fit the context of the model, or a model that
-                cannot be decoded, see `prefill.empty_cache`.
+                cannot be decoded, see `prefill.empty_cache`, or is a masked one.
         """
+        if not lm.causal:
+            raise ValueError(
+                f"{lm.name} is a masked model, which writes canvases: take the engine 'denoise'"
+            )
         fits(lm, requests)
         read = [request.read for request in requests]
         length = max(request.length for request in requests)
