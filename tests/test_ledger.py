@@ -19,7 +19,7 @@ from autodidact.models import Models
 from autodidact.run import Run
 from autodidact.train import Training
 from test_laws import METHODS, ROWS
-from toys import random_qwen, toy_task
+from toys import random_masked, random_qwen, toy_task
 
 READ_IN_CREDIT = {
     "opsa", "d3s", "forking_tokens", "hapo", "macro_actions", "poad", "ppo", "reinforce_pp", "rlfr",
@@ -28,8 +28,10 @@ READ_IN_CREDIT = {
 """Methods whose rollout or credit reads a model, though no view of theirs is of another role."""
 SELECT = {"d3s", "ulorl"}
 """Methods that learn from some of the rows they drew."""
-BESIDE = {"tvm"}
+BESIDE = {"tvm", "speed_rl"}
 """Methods that train a network beside the policy alone."""
+
+MASKED = {name for name in METHODS if ROWS[name].masked}
 
 
 @dataclass
@@ -89,7 +91,7 @@ def fed(monkeypatch):
 
 
 @pytest.mark.parametrize("micro_rows", [None, 4])
-@pytest.mark.parametrize("name", sorted({*METHODS} - {"minillm"}))
+@pytest.mark.parametrize("name", sorted({*METHODS} - {"minillm"} - MASKED))
 def test_the_counts_are_those_of_the_tokens_really_fed(name, micro_rows, tokenizer, fed):
     lm = random_qwen(tokenizer)
     fed.watch(lm)
@@ -131,6 +133,26 @@ def test_the_counts_are_those_of_the_tokens_really_fed(name, micro_rows, tokeniz
     reads = len(method.views(batch, models)) > 1 or name in READ_IN_CREDIT
     assert (fed.without_gradient > 0) == reads
     assert ledger.seconds > 0 and ledger.peak_bytes > 0
+
+
+@pytest.mark.parametrize("name", sorted(MASKED))
+def test_the_counts_of_masked_models_are_those_of_the_canvases_really_fed(name, tokenizer, fed):
+    """What is read to draw is counted apart from what credits and references read."""
+    lm = random_masked(tokenizer)
+    fed.watch(lm)
+    method, models, own = calls.method(name)(**ROWS[name].arguments), Models(lm), 0
+    training = Training(method, models, toy_task(24), Run(steps=2, rows=4 * method.rollout.n))
+    for _ in range(2):
+        batch, _ = training.advance()
+        own += int(batch.own.sum())
+    ledger = models.ledger
+    assert ledger.prefilled + ledger.teacher_forward == fed.without_gradient
+    assert ledger.student_forward == fed.with_gradient
+    assert (fed.with_gradient == 0) == (name in BESIDE) == (ledger.trained == 0)
+    assert ledger.student_backward == fed.backward == fed.with_gradient
+    assert (ledger.calls > 0) == (ledger.prefilled > 0) == method.rollout.draws
+    assert (ledger.generated > 0) == method.rollout.draws
+    assert own > 0 and fed.decoded == fed.prompts == 0
 
 
 def test_a_teacher_who_writes_along_is_charged_for_it(tokenizer, fed):
