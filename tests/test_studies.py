@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from recipes.studies import (
+    credit,
     divergence,
     forking,
     length,
@@ -125,3 +126,53 @@ def test_a_study_runs_in_small(name, tmp_path, capsys):
         assert 200 <= arm["ledger"]["generated"] < 200 + 64 * 12
     shown = capsys.readouterr().out
     assert all(f"\n| {each} |" in shown for each in names)
+
+
+def test_the_study_of_credit_has_arms_that_exist_on_both_tasks(monkeypatch, tmp_path):
+    """Countdown starts from weights of its own, which are made once."""
+    asked, made = [], []
+
+    def seen(arms, out, options, aside=None, write=None):
+        common = Spec(Call("opsd"), Call("tiny_calculation"), Run(rows=32))
+        asked.append((arms_of(arms, common, {"n": 8, "length": 40}), out, options))
+        return out
+
+    def warmed(folder):
+        made.append(folder)
+        folder.mkdir(parents=True)
+
+    monkeypatch.setattr(credit, "study", seen)
+    monkeypatch.setattr(credit, "warmed", warmed)
+    credit.credit(tmp_path / "one", budget=100)
+    for _ in range(2):
+        credit.credit(tmp_path / "two", on="countdown", budget=100)
+    assert made == [tmp_path / "two" / "base"]
+    (first, _, calculation), (second, place, countdown), _ = asked
+    assert len(first) == len(second) == len(credit.ARMS)
+    assert len({arm.name for arm in first}) == len(first)
+    assert "model" not in calculation and countdown["model"] == str(made[0])
+    assert countdown["task"] == "tiny_countdown" and place == tmp_path / "two" / "comparison"
+    with pytest.raises(ValueError, match="did you mean 'countdown'"):
+        credit.credit(tmp_path, on="countdwn")
+
+
+def test_puzzles_that_warm_the_model_are_none_of_the_comparison(monkeypatch, tmp_path):
+    """Neither to learn from nor held out; else a study of credit would be one of memory."""
+    trained = []
+    monkeypatch.setattr(credit, "fit", lambda training, *_: trained.append(training.task))
+    credit.warmed(tmp_path / "base")
+    [task] = trained
+    compared = credit.tiny_countdown()
+    known = {credit.key(p) for p in (*compared.train, *compared.test)}
+    assert len(task.train) > 1000 and not known & {credit.key(p) for p in task.train}
+    assert (tmp_path / "base" / "model.safetensors").is_file()
+
+
+def test_the_table_of_credit_tells_the_noise_of_every_arm(tmp_path):
+    arms = ("grpo(n=4, length=12)", "otr")
+    found = credit.credit(tmp_path / "run", arms=arms, **LITTLE, n=4)
+    noise = json.loads((found / "noise.json").read_text())
+    assert list(noise) == ["grpo-n-4-length-12"] or list(noise) == ["grpo"]
+    head, _, before, *rows = credit.measured(found).splitlines()
+    assert head.endswith("| credited | noise |") and before.startswith("| before |")
+    assert len(rows) == 2

@@ -13,6 +13,7 @@ from autodidact import api, calls
 from autodidact.methods.sft import sft
 from autodidact.model import load
 from autodidact.models import Models
+from autodidact.names import choose
 from autodidact.noise import gradient_noise
 from autodidact.run import Run
 from autodidact.spec import load_policy, make_task
@@ -75,13 +76,15 @@ MORE = 5000
 
 
 def credit(out: Path | str | None = None, **options: Any) -> Path:
-    """All of them on RandomCalculation, from the shipped weights.
+    """All of them on RandomCalculation, from the shipped weights, or on=countdown.
 
     Args:
         out: the run directory; a fresh one under runs/ by default.
         options: of `autodidact.compare`; `arms` in place of `ARMS`, and `marker`, after whose
             last place VeriFree puts the reference answer.
     """
+    if choose("on", options.pop("on", "calculation"), ("calculation", "countdown")) == "countdown":
+        return on_countdown(Path("runs/countdown") if out is None else out, **options)
     marker = options.pop("marker", "=")
     arms = [arm.format(marker=marker) for arm in options.pop("arms", ARMS)]
     return study(arms, out, {**SETTING, **options}, write=lambda found: measured(found))
@@ -92,7 +95,14 @@ def on_countdown(out: Path | str, **options: Any) -> Path:
     base = Path(out) / "base"
     if not base.exists():
         warmed(base)
-    given = {"model": str(base), "task": "tiny_countdown", "length": 40, "marker": "\n", **options}
+    given = {
+        "on": "calculation",
+        "model": str(base),
+        "task": "tiny_countdown",
+        "length": 40,
+        "marker": "\n",
+        **options,
+    }
     return credit(Path(out) / "comparison", **given)
 
 
