@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 import torch
 
+from autodidact import store as module
 from autodidact.engines.local import Local
 from autodidact.law import Law
 from autodidact.methods.grpo import grpo
@@ -117,3 +120,24 @@ def test_what_truncation_left_is_stored(store):
         written,
         Completion([5], [-0.1], [-0.1], True),
     ]
+
+
+class Busy:
+    """A connection whose file another process opens, so many times it is asked."""
+
+    def __init__(self, times: int):
+        self.times, self.asked = times, 0
+
+    def execute(self, statement: str) -> None:
+        self.asked += 1
+        if self.asked <= self.times:
+            raise sqlite3.OperationalError("database is locked")
+
+
+def test_a_file_that_another_process_opens_is_asked_for_again(monkeypatch):
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    base = Busy(3)
+    module._write_ahead(base)
+    assert base.asked == 4
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        module._write_ahead(Busy(module.TRIES))

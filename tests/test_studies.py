@@ -112,7 +112,7 @@ def test_anti_climbs_what_opsd_descends(tiny):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", ["signal", "forking"])
 def test_a_study_runs_in_small(name, tmp_path, capsys):
     out = run(name, tmp_path / "run", **LITTLE)
     summary = json.loads((out / "compare.json").read_text())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,26 @@ class Completion:
 FIELDS = "ids, logp, raw, finished, support"
 
 
+def _write_ahead(base: sqlite3.Connection) -> None:
+    """Let readers and a writer work side by side.
+
+    While another process opens the same new file this is refused at once, without the wait that
+    any other statement has: it is asked again.
+    """
+    for tries in range(TRIES, 0, -1):
+        try:
+            base.execute("pragma journal_mode=wal")
+            return
+        except sqlite3.OperationalError:
+            if tries == 1:
+                raise
+            time.sleep(PAUSE)
+
+
+TRIES, PAUSE = 200, 0.05
+"""How often, and after how many seconds, a file that another process opens is asked for again."""
+
+
 class Table:
     """Records in a file, under keys; safe to share between processes.
 
@@ -69,7 +90,7 @@ class Table:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         self._base = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-        self._base.execute("pragma journal_mode=wal")
+        _write_ahead(self._base)
         self._base.execute(
             f"create table if not exists {self.name} (key text primary key, {self.columns})"
         )
