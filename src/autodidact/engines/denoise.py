@@ -148,11 +148,7 @@ class Denoise:
         """
         turn, turns = clock
         hidden = canvas.hidden & inside & active[:, None]
-        row, place = hidden.nonzero(as_tuple=True)
-        read, words = self._reader(lm, canvas, active), torch.zeros_like(canvas.step)
-        for some in torch.arange(len(row), device=row.device).split(PLACES):
-            at = row[some], place[some]
-            words[at] = self._propose(canvas, lm, law, seed, *at, read(*at))
+        words = self._drafted(lm, canvas, active, hidden, law, seed)
         if self.remask == "running":
             canvas.put(hidden, words)
             inner = canvas.open & inside & active[:, None]
@@ -161,6 +157,15 @@ class Denoise:
             canvas.hide(inner & ~_highest(canvas.sure, inner, kept), lm.mask)
             return
         canvas.put(self._kept(canvas.sure, hidden, turns - turn), words)
+
+    def _drafted(self, lm, canvas, active, hidden, law, seed) -> Int[torch.Tensor, "B L"]:
+        """A word for each hidden place of the active rows, 0 elsewhere."""
+        row, place = hidden.nonzero(as_tuple=True)
+        read, words = self._reader(lm, canvas, active), torch.zeros_like(canvas.step)
+        for some in torch.arange(len(row), device=row.device).split(PLACES):
+            at = row[some], place[some]
+            words[at] = self._propose(canvas, lm, law, seed, *at, read(*at))
+        return words
 
     def _propose(self, canvas, lm, law, seed, row, place, logits) -> Int[torch.Tensor, "N"]:
         """A word for each place, and what is noted of it."""

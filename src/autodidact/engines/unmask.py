@@ -13,7 +13,7 @@ import torch
 from autodidact.credits.unmasking import gumbel
 from autodidact.engine import Drawn, Request
 from autodidact.engines.canvas import Canvas
-from autodidact.engines.denoise import PLACES, Denoise
+from autodidact.engines.denoise import Denoise
 from autodidact.law import Law, sureness, uniform
 from autodidact.model import LM
 from autodidact.store import Completion
@@ -100,11 +100,8 @@ class Adaptive(Denoise):
 
     def _step(self, lm, canvas, active, inside, law, seed, clock) -> None:
         hidden = canvas.hidden & inside & active[:, None]
+        words = self._drafted(lm, canvas, active, hidden, law, seed)
         row, place = hidden.nonzero(as_tuple=True)
-        read, words = self._reader(lm, canvas, active), torch.zeros_like(canvas.step)
-        for some in torch.arange(len(row), device=row.device).split(PLACES):
-            at = row[some], place[some]
-            words[at] = self._propose(canvas, lm, law, seed, *at, read(*at))
         assert self.network is not None
         sure = torch.where(hidden, canvas.sure, 0.0)
         odds = self.network(sure, torch.ones_like(hidden), hidden)[row, place]

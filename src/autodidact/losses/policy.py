@@ -131,8 +131,8 @@ class Surrogate:
         kind: "clip" (PPO), "cap" (CISPO), or "none": -A logp, REINFORCE without a ratio.
         level: of the ratio: "token", "sequence" (GSPO), or "sequence_token", the same value with
             the gradient of each token (GSPO-token).
-        low, high: the ratio counts within 1 - low and 1 + high; streams `clip_low` and `clip_high`
-            [B, T] take their place.
+        low, high: the ratio counts within 1 - low and 1 + high, which is `low` by default; streams
+            `clip_low` and `clip_high` [B, T] take their place.
         dual: see `clipped`.
         correct, cap: weights of tokens that another law drew, see `losses.importance`; then the
             ratio is to the trainer's own law before the update.
@@ -148,7 +148,7 @@ class Surrogate:
     kind: SurrogateKind = "clip"
     level: Level = "token"
     low: float = 0.2
-    high: float = 0.2
+    high: float | None = None
     dual: float | None = None
     correct: Correct | None = None
     cap: float = 2.0
@@ -205,7 +205,7 @@ class Surrogate:
         if self.kind == "none":
             return -advantage.detach() * now
         low = batch.streams.get("clip_low", self.low)
-        high = batch.streams.get("clip_high", self.high)
+        high = batch.streams.get("clip_high", self.low if self.high is None else self.high)
         if self.level != "token":
             now = of_rows(now, old, batch.own, each=self.level == "sequence_token")
             old = torch.zeros_like(now)

@@ -77,7 +77,7 @@ def brpo(
         count = torch.where(trace, cuts[-1], len(cuts) * summaries * length_summary) * rows
         return batch.own / count[:, None].clamp(min=1)
 
-    bounds = Surrogate(low=clip, high=clip if clip_high is None else clip_high)
+    bounds = Surrogate(low=clip, high=clip_high)
     return policy_gradient(rollout, credit, bounds, weigh, epochs=epochs)
 
 

@@ -72,11 +72,10 @@ def capo(
         advantage = (worth - mean[:, None]) / (std[:, None] + 1e-4)
         return batch.put(advantage=torch.where(known, advantage, 0.0))
 
-    high = clip if clip_high is None else clip_high
     return policy_gradient(
         Sample(n, length, Law(temperature)),
         credit,
-        Surrogate(low=clip, high=high, correct=correct, cap=cap),
+        Surrogate(low=clip, high=clip_high, correct=correct, cap=cap),
         normalised(normalise, length),
         epochs=epochs,
         needs=("answer", *judge.needs),

@@ -82,11 +82,10 @@ def d3s(
         chosen = batch.take("chosen")
         return chosen / total(chosen.sum()).clamp(min=1)
 
-    high = clip if clip_high is None else clip_high
     return policy_gradient(
         Sample(n, length, Law(temperature)),
         credit,
-        Surrogate(level=level, low=clip, high=high),
+        Surrogate(level=level, low=clip, high=clip_high),
         weigh,
         epochs=epochs,
     )

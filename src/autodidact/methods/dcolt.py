@@ -50,7 +50,7 @@ def dcolt(
     method = policy_gradient(
         Opened(n, length, Law(temperature), Unmask(steps, block), head),
         lambda batch, models: with_states(choices(batch, block), models),
-        Surrogate(low=clip, high=clip, reading=Visits()),
+        Surrogate(low=clip, reading=Visits()),
         per_action,
     )
     return replace(method, auxiliaries=(head,), stale=False)

@@ -73,11 +73,10 @@ def degrpo(
         after = replace(batch, own=batch.own & ~control)
         return alpha * control * row_mean(batch)[:, None] + later(after)
 
-    high = clip if clip_high is None else clip_high
     return policy_gradient(
         Sample(n, length, Law(temperature)),
         credit,
-        Surrogate(low=clip, high=high, kl=kl, kl_kind=kl_kind),
+        Surrogate(low=clip, high=clip_high, kl=kl, kl_kind=kl_kind),
         weigh,
         epochs=epochs,
     )

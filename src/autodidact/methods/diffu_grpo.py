@@ -49,7 +49,7 @@ def diffu_grpo(
         Sample(n, length, Law(temperature), engine=Denoise(steps, block, order)),
         lambda batch, models: group_advantage(batch, "none"),
         Surrogate(
-            low=clip, high=clip, kl=kl, kl_kind=kl_kind,
+            low=clip, kl=kl, kl_kind=kl_kind,
             reading=Likelihood("one_step", sets=epochs, prompt=prompt),
         ),
         token_mean,

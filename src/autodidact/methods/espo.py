@@ -60,7 +60,7 @@ def espo(
         Sample(n, length, Law(temperature), engine=Denoise(steps, block, order)),
         lambda batch, models: group_advantage(batch, scale),
         _Answers(
-            level="sequence", low=clip, high=clip, kl=kl, kl_kind="k2",
+            level="sequence", low=clip, kl=kl, kl_kind="k2",
             reading=Likelihood("complement", draws=draws, between=(LEAST, 1 - LEAST)),
         ),
         sequence_mean,

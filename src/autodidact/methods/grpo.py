@@ -68,13 +68,12 @@ def grpo(
     if n < 2:
         raise ValueError(f"n={n}: a group needs at least 2 completions to compare")
     sample = Sample(n, length, Law(temperature, top_k, top_p))
-    high = clip if clip_high is None else clip_high
     weigh = normalised(normalise, length)
     return policy_gradient(
         WithSpread(sample, waves) if waves > 1 else sample,
         lambda batch, models: group_advantage(batch, scale, eps),
         Surrogate(
-            low=clip, high=high, dual=dual, correct=correct, cap=cap, kl=kl, kl_kind=kl_kind,
+            low=clip, high=clip_high, dual=dual, correct=correct, cap=cap, kl=kl, kl_kind=kl_kind,
             entropy=entropy,
         ),
         finished(weigh) if mask_truncated else weigh,

@@ -61,7 +61,7 @@ def igpo(
         Inpaint(n, length, Law(temperature), hints, replaced, Denoise(steps, block, order)),
         lambda batch, models: group_advantage(batch, "none"),
         Surrogate(
-            level="sequence", low=clip, high=clip, kl=kl, kl_kind=kl_kind,
+            level="sequence", low=clip, kl=kl, kl_kind=kl_kind,
             reading=Hinted("one_step", learned=learned),
         ),
         sequence_mean,

@@ -47,7 +47,7 @@ def just_grpo(
         Sample(n, length, Law(temperature), engine=Denoise(order="left")),
         lambda batch, models: group_advantage(batch, scale),
         Surrogate(
-            low=clip, high=clip, kl=kl, kl_kind=kl_kind,
+            low=clip, kl=kl, kl_kind=kl_kind,
             reading=Likelihood("left", ratio=epochs > 1),
         ),
         normalised(normalise, length),

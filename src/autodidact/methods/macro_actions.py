@@ -70,11 +70,10 @@ def macro_actions(
         found = chunk_gae(spans, sigma_weights(spans, sigma), rewards, values, gamma, lam)
         return critic.target(batch, *found)
 
-    high = clip if clip_high is None else clip_high
     method = policy_gradient(
         Sample(n, length, Law(temperature, top_k, top_p)),
         credit,
-        Surrogate(low=clip, high=high, dual=dual, correct=correct, cap=cap),
+        Surrogate(low=clip, high=clip_high, dual=dual, correct=correct, cap=cap),
         normalised(normalise, length),
         epochs=epochs,
     )

@@ -53,7 +53,7 @@ def mdpo(
     return policy_gradient(
         Sample(n, length, Law(temperature), engine=Denoise(steps, block, order)),
         lambda batch, models: widest_steps(step_advantage(guessed(batch, models)), kept),
-        Surrogate(low=clip, high=clip, kl=kl, kl_kind=kl_kind, reading=Visits()),
+        Surrogate(low=clip, kl=kl, kl_kind=kl_kind, reading=Visits()),
         lambda batch: sequence_mean(batch) * batch.take("confidence"),
         epochs=epochs,
     )

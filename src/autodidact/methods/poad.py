@@ -89,11 +89,10 @@ def poad(
         rewards = token_rewards(batch, models, kl)
         return critic.target(batch, *gae(rewards, values, batch.own, rates, lam))
 
-    high = clip if clip_high is None else clip_high
     method = policy_gradient(
         rollout,
         credit,
-        Surrogate(low=clip, high=high, dual=dual, correct=correct, cap=cap, entropy=entropy),
+        Surrogate(low=clip, high=clip_high, dual=dual, correct=correct, cap=cap, entropy=entropy),
         normalised(normalise, length),
         epochs=epochs,
     )

@@ -66,11 +66,10 @@ def ppo(
         rewards = token_rewards(batch, models, kl)
         return critic.target(batch, *gae(rewards, batch.take("value"), batch.own, gamma, lam))
 
-    high = clip if clip_high is None else clip_high
     method = policy_gradient(
         Sample(n, length, Law(temperature, top_k, top_p)),
         credit,
-        Surrogate(low=clip, high=high, dual=dual, correct=correct, cap=cap),
+        Surrogate(low=clip, high=clip_high, dual=dual, correct=correct, cap=cap),
         normalised(normalise, length),
         epochs=epochs,
     )

@@ -67,12 +67,11 @@ def reinforce_pp(
             rewards = rewards + kl * k1_penalty(batch, batch.take("raw"), reference)
         return batch.put(advantage=whiten(to_go(rewards, batch.own, gamma), known))
 
-    high = clip if clip_high is None else clip_high
     return policy_gradient(
         Sample(n, length, Law(temperature, top_k, top_p)),
         credit,
         Surrogate(
-            low=clip, high=high, correct=correct, cap=cap, kl=kl if baseline else 0.0,
+            low=clip, high=clip_high, correct=correct, cap=cap, kl=kl if baseline else 0.0,
             kl_kind=kl_kind,
         ),
         normalised(normalise, length),

@@ -73,11 +73,10 @@ def rlfr(
         fined = off_flow(net.score(batch), batch.own, threshold, most)
         return batch.put(advantage=batch.take("advantage") + flow_penalty(fined, batch.own, flow))
 
-    high = clip if clip_high is None else clip_high
     method = policy_gradient(
         Sample(n, length, Law(temperature, top_k, top_p)),
         credit,
-        Surrogate(low=clip, high=high, correct=correct, cap=cap),
+        Surrogate(low=clip, high=clip_high, correct=correct, cap=cap),
         normalised(normalise, length),
         epochs=epochs,
     )

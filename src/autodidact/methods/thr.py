@@ -68,7 +68,7 @@ def thr(
     return policy_gradient(
         WithSpread(sample, waves) if waves > 1 else sample,
         credit,
-        Surrogate(low=clip, high=clip if clip_high is None else clip_high, kl=kl, kl_kind=kl_kind),
+        Surrogate(low=clip, high=clip_high, kl=kl, kl_kind=kl_kind),
         normalised(normalise, length),
         epochs=epochs,
     )

@@ -52,7 +52,7 @@ def trace_rl(
         Sample(n, length, Law(temperature), engine=Denoise(steps, block, order)),
         lambda batch, models: group_advantage(batch, scale),
         Surrogate(
-            low=clip, high=clip, kl=kl, kl_kind=kl_kind,
+            low=clip, kl=kl, kl_kind=kl_kind,
             reading=Likelihood("trace", shrink=shrink),
         ),
         normalised(normalise, length),

@@ -68,10 +68,9 @@ def ulorl(
         masked = mastered[:, None] & (read["logp"] >= math.log(sure))
         return batch.put(advantage=torch.where(masked, 0.0, batch.take("advantage")))
 
-    high = clip if clip_high is None else clip_high
     return policy_gradient(
         Segments(n, length, budget, "groups", Law(temperature)),
         credit,
-        Surrogate(kind="none" if ratio == "pseudo" else "clip", low=clip, high=high),
+        Surrogate(kind="none" if ratio == "pseudo" else "clip", low=clip, high=clip_high),
         token_mean,
     )

@@ -13,11 +13,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Literal, get_args
 
 from autodidact.names import choose
-from autodidact.problem import Message, Problem, Task
+from autodidact.problem import Problem, Task
+from autodidact.tasks.asking import Asking
 
 Grading = Literal["soft", "exact"]
 
@@ -69,18 +69,7 @@ def choices(
     made = [question(number, given) for number, given in drawn]
     made = [inverted(p) if turned and len(_set(p.answer)) == 1 else p for p in made]
 
-    def prompt(problem: Problem) -> list[Message]:
-        return [{"role": "user", "content": problem.question}]
-
-    def privileged(problem: Problem) -> list[Message]:
-        if problem.solution is None:
-            raise ValueError(f"no solution to show for {problem.question!r}")
-        return [{"role": "user", "content": f"{problem.question}\nsolution:\n{problem.solution}"}]
-
-    def told(problem: Problem, kind: str, text: str) -> list[Message]:
-        if kind == "system":
-            return [{"role": "user", "content": f"{text}\n{problem.question}"}]
-        return privileged(replace(problem, solution=text))
+    asking = Asking()
 
     def correct(problem: Problem, completion: str) -> bool:
         return stated(completion) == _set(problem.answer)
@@ -95,8 +84,8 @@ def choices(
         return None if given is None else ",".join(map(str, sorted(given)))
 
     return Task(
-        "choices", made[:train], made[train:], prompt, privileged, correct, graded, final,
-        told=told,
+        "choices", made[:train], made[train:], asking.prompt, asking.privileged, correct, graded,
+        final, told=asking.told,
     )  # fmt: skip
 
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from autodidact.names import choose
-from autodidact.problem import Message, Problem, Task
+from autodidact.problem import Problem, Task
 from autodidact.tasks import expressions, spoken
 from autodidact.tasks.arithmetic import value
+from autodidact.tasks.asking import TERSE, Asking
 from autodidact.tasks.puzzles import (
     FORMAT,
     Wording,
@@ -36,7 +36,7 @@ Grading = Literal["published", "exact"]
 REFERENCE = {
     "d1": "{question}\n\nHere is a reference solution:\n{solution}\n\n"
     "Now solve the problem yourself, step by step.",
-    "terse": "{question}\nsolution:\n{solution}",
+    "terse": TERSE,
 }
 """What a privileged teacher reads, by wording."""
 TRIES = 20_000
@@ -93,19 +93,7 @@ def countdown(
     made = _puzzles(rng, counts, largest, target, operators, wanted, taken)
     problems = [problem(given, goal, wording, text, operators) for given, goal, text in made]
 
-    def prompt(problem: Problem) -> list[Message]:
-        return [{"role": "user", "content": problem.question}]
-
-    def privileged(problem: Problem) -> list[Message]:
-        if problem.solution is None:
-            raise ValueError(f"no solution to show for {problem.question!r}")
-        text = REFERENCE[wording].format(question=problem.question, solution=problem.solution)
-        return [{"role": "user", "content": text}]
-
-    def told(problem: Problem, kind: str, text: str) -> list[Message]:
-        if kind == "system":
-            return [{"role": "user", "content": f"{text}\n{problem.question}"}]
-        return privileged(replace(problem, solution=text))
+    asking = Asking(REFERENCE[wording])
 
     def given(completion: str) -> str | None:
         return last_line(completion) if wording == "terse" else spoken.stated(completion)
@@ -140,12 +128,12 @@ def countdown(
         "countdown",
         train=problems[:train],
         test=held_out or problems[train:],
-        prompt=prompt,
-        privileged=privileged,
+        prompt=asking.prompt,
+        privileged=asking.privileged,
         correct=right,
         reward=graded,
         final=final,
-        told=told if wording == "terse" else None,
+        told=asking.told if wording == "terse" else None,
         feedback=feedback,
     )
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from autodidact.problem import Message, Problem, Task
+from autodidact.problem import Problem, Task
+from autodidact.tasks.asking import Asking
 
 DIGITS = "0123456789"
 
@@ -64,9 +65,6 @@ def modular_sum(
             return None
         return [int(digit) for digit in completion]
 
-    def privileged(problem: Problem) -> list[Message]:
-        return [{"role": "user", "content": f"{problem.question}\nsolution:\n{problem.solution}"}]
-
     def canvas(problem: Problem) -> Sequence[str | None]:
         return [str(problem.meta["target"]), *[None] * places]
 
@@ -75,7 +73,7 @@ def modular_sum(
         train=_problems(rng, base, places, train),
         test=_problems(rng, base, places, test),
         prompt=lambda problem: [],
-        privileged=privileged,
+        privileged=Asking().privileged,
         correct=correct,
         final=final,
         canvas=canvas,

@@ -17,15 +17,15 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from typing import Literal, get_args
 
 from autodidact.names import choose
-from autodidact.problem import Message, Problem, Reward, Task
+from autodidact.problem import Problem, Reward, Task
 from autodidact.tasks import answers
 from autodidact.tasks.arithmetic import parse, value
+from autodidact.tasks.asking import TERSE, Asking
 from autodidact.tasks.worked import BOUND, Wording, show, worked
 
 Atom = Literal["integer", "fraction", "square", "cube"]
@@ -38,7 +38,7 @@ INSTRUCTION = (
 REFERENCE = {
     "full": "{question}\n\nHere is a reference solution:\n{solution}\n\n"
     "Now solve the problem yourself, step by step.",
-    "terse": "{question}\nsolution:\n{solution}",
+    "terse": TERSE,
 }
 """What a privileged teacher reads, by wording."""
 DRAWS = 1200
@@ -85,19 +85,7 @@ def random_calculation(
     found = _expressions(rng, fewest, most, largest, operators, atoms, train + test, bound)
     problems = [problem(text, wording, count, bound) for text, count in found]
 
-    def prompt(problem: Problem) -> list[Message]:
-        return [{"role": "user", "content": problem.question}]
-
-    def privileged(problem: Problem) -> list[Message]:
-        if problem.solution is None:
-            raise ValueError(f"no solution to show for {problem.question!r}")
-        text = REFERENCE[wording].format(question=problem.question, solution=problem.solution)
-        return [{"role": "user", "content": text}]
-
-    def told(problem: Problem, kind: str, text: str) -> list[Message]:
-        if kind == "system":
-            return [{"role": "user", "content": f"{text}\n{problem.question}"}]
-        return privileged(replace(problem, solution=text))
+    asking = Asking(REFERENCE[wording])
 
     def answer(completion: str) -> Fraction | None:
         return stated(completion, wording)
@@ -120,12 +108,12 @@ def random_calculation(
         "random_calculation",
         train=problems[:train],
         test=problems[train:],
-        prompt=prompt,
-        privileged=privileged,
+        prompt=asking.prompt,
+        privileged=asking.privileged,
         correct=correct,
         reward=reward,
         final=final,
-        told=told if wording == "terse" else None,
+        told=asking.told if wording == "terse" else None,
     )
 
 

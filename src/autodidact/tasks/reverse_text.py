@@ -8,7 +8,8 @@ from __future__ import annotations
 import random
 from string import ascii_lowercase
 
-from autodidact.problem import Message, Problem, Task
+from autodidact.problem import Problem, Task
+from autodidact.tasks.asking import Asking
 
 
 def reverse_text(
@@ -36,13 +37,7 @@ def reverse_text(
         words["".join(rng.choices(ascii_lowercase, k=rng.randint(fewest, most)))] = None
     problems = [Problem(f"reverse:{word}", word[::-1], word[::-1]) for word in words]
 
-    def prompt(problem: Problem) -> list[Message]:
-        return [{"role": "user", "content": problem.question}]
-
-    def privileged(problem: Problem) -> list[Message]:
-        if problem.solution is None:
-            raise ValueError(f"no solution to show for {problem.question!r}")
-        return [{"role": "user", "content": f"{problem.question}\nsolution:\n{problem.solution}"}]
+    asking = Asking()
 
     def correct(problem: Problem, completion: str) -> bool:
         return completion.strip() == problem.answer
@@ -51,8 +46,8 @@ def reverse_text(
         "reverse_text",
         train=problems[:train],
         test=problems[train:],
-        prompt=prompt,
-        privileged=privileged,
+        prompt=asking.prompt,
+        privileged=asking.privileged,
         correct=correct,
         final=str.strip,
     )

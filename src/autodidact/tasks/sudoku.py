@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from autodidact.names import choose
-from autodidact.problem import Message, Problem, Task
+from autodidact.problem import Problem, Task
 from autodidact.tasks import grids, rows
+from autodidact.tasks.asking import TERSE, Asking
 from autodidact.tasks.tagged import tagged
 
 Wording = Literal["d1", "terse"]
@@ -52,7 +53,7 @@ Solve the following Sudoku puzzle: {puzzle}
 REFERENCE = {
     "d1": "{question}\nHere is a reference solution:\n{solution}\n\n"
     "Now solve the puzzle yourself, step by step.",
-    "terse": "{question}\nsolution:\n{solution}",
+    "terse": TERSE,
 }
 """What a privileged teacher reads, by wording."""
 _PUZZLE = re.compile(r"(?<![0-9])[0-4]{16}(?![0-9])")
@@ -116,19 +117,7 @@ def sudoku(
     if path is None:
         held_out = _problems(rng, shuffled[:cut], fewest, most, test, wording)
 
-    def prompt(problem: Problem) -> list[Message]:
-        return [] if canvas else [{"role": "user", "content": problem.question}]
-
-    def privileged(problem: Problem) -> list[Message]:
-        if problem.solution is None:
-            raise ValueError(f"no solution to show for {problem.question!r}")
-        text = REFERENCE[wording].format(question=problem.question, solution=problem.solution)
-        return [{"role": "user", "content": text}]
-
-    def told(problem: Problem, kind: str, text: str) -> list[Message]:
-        if kind == "system":
-            return [{"role": "user", "content": f"{text}\n{problem.question}"}]
-        return privileged(replace(problem, solution=text))
+    asking = Asking(REFERENCE[wording])
 
     def graded(problems: Sequence[Problem], completions: Sequence[str]) -> list[float | None]:
         pairs = zip(problems, completions, strict=True)
@@ -140,12 +129,12 @@ def sudoku(
         "sudoku",
         train=problems,
         test=held_out,
-        prompt=prompt,
-        privileged=privileged,
+        prompt=(lambda problem: []) if canvas else asking.prompt,
+        privileged=asking.privileged,
         correct=correct,
         reward=graded,
         final=grids.stated,
-        told=told if wording == "terse" else None,
+        told=asking.told if wording == "terse" else None,
         feedback=feedback,
         canvas=in_place if canvas else None,
     )
