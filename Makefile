@@ -1,9 +1,11 @@
-# make demo | test | check | docs. Each does its own set-up.
+# make demo | test | check | docs, test-long, test-vllm, soak, fuzz. Each does its own set-up.
 PYTHON ?= python3
+HOURS ?= 2
+SECONDS ?= 60
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-vllm check docs clean
+.PHONY: demo test test-long test-vllm soak fuzz check docs clean
 
 demo: .venv/run
 	$(BIN)/autodidact compare opsd grpo sft rft --demo
@@ -11,14 +13,25 @@ demo: .venv/run
 test: .venv/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-long: .venv/dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
+
 test-vllm: .venv/dev .venv-vllm/done
 	$(BIN)/python -m pytest -m vllm tests/peers
+
+soak: .venv/dev
+	$(BIN)/python tests/soak.py --hours $(HOURS)
+
+fuzz: .venv/dev
+	$(PIP) -e ".[fuzz]"
+	for harness in verifiers files calls; do \
+		$(BIN)/python tests/fuzz/fuzz_parsers.py $$harness -max_total_time=$(SECONDS) || exit 1; done
 
 check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow and not vllm"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow and not long and not vllm"
 
 docs: .venv/dev
 	$(BIN)/python -m docs.build

@@ -292,7 +292,7 @@ def test_a_training_goes_on_from_every_step_bit_for_bit(tokenizer, staleness, tm
         assert all(map(same_batch, found, batches[step:]))
         assert again == lines[step:]
         assert torch.equal(end, weights(whole))
-    held = json.loads((paths[2] / "training" / "state.json").read_text())["ahead"]
+    held = json.loads((paths[2] / "training" / "state.json").read_text())["ahead"][0]
     assert len(held) == min(staleness, 4 - 2)
 
 

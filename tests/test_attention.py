@@ -340,6 +340,7 @@ def test_varlen_is_given_the_lengths_of_the_documents(qwen, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # transformers and the compiler have their own
 def test_flex_attention_reads_packed_views(tokenizer):
     lm = random_qwen(tokenizer, dtype=torch.float32, head_dim=16)

@@ -44,6 +44,7 @@ def test_a_peer_computes_what_we_compute(party, kind, frozen, monkeypatch):
     assert ("norm of the gradient in the head" in seen[0].samples[0]["results"]) is not frozen
 
 
+@pytest.mark.long
 def test_it_writes_rows_and_prints_a_table(tmp_path, capsys):
     written = tmp_path / "rows.json"
     options = ["--quick", "--repeats", "3", "--parties", "ours", "naive", "--json", str(written)]

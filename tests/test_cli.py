@@ -288,7 +288,7 @@ def test_bugs_keep_their_traceback(monkeypatch, tmp_path):
     ("files", "said"),
     [
         ((), "nothing was written"),
-        (("run.json",), "--save-every"),
+        (("run.json",), "(from its start)"),
         (("run.json", "checkpoints/step-000002/manifest.json"), "train --resume"),
     ],
 )

@@ -53,6 +53,7 @@ def test_as_many_proposals_stand_as_the_laws_overlap(tiny):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_divergence_makes_the_draft_more_acceptable(threads, capsys):
     assert recipe.main(["--quick"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]

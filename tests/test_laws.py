@@ -697,11 +697,13 @@ def assert_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None
 
 @pytest.fixture(params=ROWS)
 def case(request, tokenizer):
-    """(method, models, batch): a batch drawn before the policy moved a little."""
-    method = replace(
-        calls.method(method_of(request.param))(**ROWS[request.param].arguments), epochs=1
-    )
-    models = ROWS[request.param].models(tokenizer)
+    return made(request.param, tokenizer)
+
+
+def made(name: str, tokenizer) -> tuple[Method, Models, Batch]:
+    """A row of the battery: a batch drawn before the policy moved a little."""
+    method = replace(calls.method(method_of(name))(**ROWS[name].arguments), epochs=1)
+    models = ROWS[name].models(tokenizer)
     task = toy_task(16)
     problems = task.train[: method.rollout.problems(8 * method.rollout.n)]
     batch = method.rollout(problems, models, task, SEED)

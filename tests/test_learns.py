@@ -21,7 +21,7 @@ from autodidact.run import Run
 from autodidact.tasks.random_calculation import inverted, tiny_calculation
 from autodidact.train import Training, fit
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2)))
 STEPS, ROWS, LENGTH = 30, 64, 40
 MARGIN = 0.08
 """Sampled accuracy that OPSD must gain on every seed; the model starts just under 0.5."""
@@ -64,7 +64,11 @@ def test_opsd_raises_sampled_accuracy_and_a_wrong_solution_does_not(seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "lr"), [(sft(), 4e-4), (rft(length=LENGTH), 2e-4)], ids=["sft", "rft"]
+    ("method", "lr"),
+    [
+        pytest.param(sft(), 4e-4, id="sft"),
+        pytest.param(rft(length=LENGTH), 2e-4, id="rft", marks=pytest.mark.long),
+    ],
 )
 def test_rivals_learn_too(method, lr):
     assert gain(method, tiny_calculation(), lr, 0) > 0.02
@@ -76,9 +80,14 @@ def test_rivals_learn_too(method, lr):
     "method",
     [
         grpo(length=LENGTH),
-        tempo(n=8, length=LENGTH),
-        thr(length=LENGTH, waves=1),
-        forking_tokens(n=8, length=LENGTH, waves=1),
+        *(
+            pytest.param(method, marks=pytest.mark.long, id=method.name)
+            for method in (
+                tempo(n=8, length=LENGTH),
+                thr(length=LENGTH, waves=1),
+                forking_tokens(n=8, length=LENGTH, waves=1),
+            )
+        ),
     ],
     ids=lambda method: method.name,
 )
@@ -87,6 +96,7 @@ def test_credit_raises_sampled_accuracy(method, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_reward_turned_round_lowers_it():
     task = tiny_calculation()
     turned = replace(task, reward=inverted(task.reward))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import sys
@@ -21,6 +22,7 @@ COMPLETIONS = ["It is 2.", "It is 5.", ""]
 
 SOURCE = """
 import asyncio
+import json
 from helper_beside import bonus
 
 waiting = []
@@ -28,9 +30,19 @@ waiting = []
 def right(prompts, completions, answer, **columns):
     return [1.0 if a in c else 0.0 for c, a in zip(completions, answer)]
 
-def everything(**columns):
-    everything.seen = columns
+def everything(log_extra, **columns):
+    del columns["log_metric"]
+    log_extra("names", list(columns))
+    for name, values in columns.items():
+        log_extra(name, values or [])
     return [0] * len(columns["completions"])
+
+def counts(completions):
+    waiting.extend(completions)
+    return [len(waiting)] * len(completions)
+
+def counted(completions):
+    return [waiting.index("") - 1] * len(completions)
 
 def level(completions, level):
     return level
@@ -67,8 +79,8 @@ async def loop_of(completions, log_metric, **columns):
 def odd(completions, **columns):
     return [float("nan"), float("inf"), None]
 
-def messages(prompts: list[list[dict]], completions: list[list[dict[str, str]]], **columns):
-    messages.seen = prompts, completions
+def messages(prompts: list[list[dict]], completions: list[list[dict[str, str]]], log_extra):
+    log_extra("read", [json.dumps([prompts, completions])])
     return [len(c[0]["content"]) for c in completions]
 
 def untyped_messages(completions, **columns):
@@ -145,8 +157,7 @@ def test_functions_by_path(file, tmp_path):
 
 
 def test_a_file_is_one_module_until_it_changes(file, tmp_path):
-    first, second = (user_reward("mine.py:right,mine.py:length").terms[i].function for i in (0, 1))
-    assert first.__globals__ is second.__globals__
+    assert score("mine.py:counts,mine.py:counted") == [4.0, 4.0, 4.0]
     (tmp_path / "mine.py").write_text("def right(completions):\n    return [7] * len(completions)")
     os.utime(tmp_path / "mine.py", ns=(1, 1))
     assert score("mine.py:right") == [7.0, 7.0, 7.0]
@@ -155,15 +166,15 @@ def test_a_file_is_one_module_until_it_changes(file, tmp_path):
 def test_arguments(file):
     reward = user_reward("mine.py:everything")
     reward(PROBLEMS, COMPLETIONS)
-    seen = reward.terms[0].function.seen
+    seen = reward.extra
     assert seen["prompts"] == ["1+1?", "2+2?", "3+3?"]
     assert seen["completions"] == COMPLETIONS
     assert seen["question"] == seen["prompts"]
     assert seen["solution"] == ["Two.", "Four.", None]
     assert seen["answer"] == ["2", "4", "6"]
     assert seen["level"] == [1, 2, None]
-    assert "_at" not in seen
-    assert seen["trainer_state"] is None
+    assert "_at" not in seen["names"]
+    assert seen["trainer_state"] == []
 
     def prompt(problem):
         return [
@@ -173,10 +184,10 @@ def test_arguments(file):
 
     reward = user_reward("mine.py:everything", prompt=prompt)
     reward(PROBLEMS, COMPLETIONS)
-    assert reward.terms[0].function.seen["prompts"][0] == "Be brief.\n\n1+1?"
+    assert reward.extra["prompts"][0] == "Be brief.\n\n1+1?"
     reward = user_reward("mine.py:messages", prompt=prompt)
     assert reward(PROBLEMS, COMPLETIONS) == [8.0, 8.0, 0.0]
-    prompts, completions = reward.terms[0].function.seen
+    prompts, completions = json.loads(reward.extra["read"][0])
     assert prompts[1] == prompt(PROBLEMS[1])
     assert completions[0] == [{"role": "assistant", "content": "It is 2."}]
 

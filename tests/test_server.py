@@ -42,8 +42,8 @@ class Fake(ThreadingHTTPServer):
         seen: path, body and headers of each request.
     """
 
-    def __init__(self, lm, requests, law):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, lm, requests, law, port=0):
+        super().__init__(("127.0.0.1", port), Handler)
         self.lm, self.law, self.known = lm, law, {request_seed(SEED, r): r for r in requests}
         self.faults, self.seen, self.lock = [], [], threading.Lock()
         self.change, self.behind = lambda answer: None, True
@@ -371,18 +371,20 @@ def test_a_draw_after_an_update_is_an_error_without_a_way_to_update(qwen, start)
         server.draw(qwen, ASKED, Law(), SEED)
 
 
-def test_new_weights_are_handed_over_once(tokenizer, start):
-    policy, behind = random_qwen(tokenizer), random_qwen(tokenizer)
+def test_weights_are_handed_over_at_the_start_and_after_each_change(tokenizer, start):
+    """At the start too: a run that is resumed has other weights than a server started anew."""
+    policy, behind = random_qwen(tokenizer), random_qwen(tokenizer, seed=1)
     fake = start(behind)
     server = engine(fake, update="vllm")
     before = server.draw(policy, ASKED, Law(), SEED).completions
+    assert before == Local().draw(policy, ASKED, Law(), SEED).completions
     perturb(policy, 0.2)
     after = server.draw(policy, ASKED, Law(), SEED).completions
     assert after == Local().draw(policy, ASKED, Law(), SEED).completions != before
     assert server.draw(policy, ASKED, Law(), SEED).completions == after
     assert [p for p in fake.paths() if p not in ("/v1/models", "/v1/completions")] == [
         "/collective_rpc", "/reset_prefix_cache",
-    ]  # fmt: skip
+    ] * 2  # fmt: skip
 
 
 def test_weights_that_did_not_arrive_are_found_out(tokenizer, start):
@@ -399,11 +401,8 @@ def test_weights_that_did_not_arrive_are_found_out(tokenizer, start):
 def test_a_server_outside_of_development_mode_takes_no_weights(qwen, start):
     fake = start()
     fake.behind = False
-    server = engine(fake, update="vllm")
-    server.draw(qwen, ASKED, Law(), SEED)
-    perturb(qwen)
     with pytest.raises(ValueError, match=r"answered 404.*VLLM_SERVER_DEV_MODE=1"):
-        server.draw(qwen, ASKED, Law(), SEED)
+        engine(fake, update="vllm").draw(qwen, ASKED, Law(), SEED)
 
 
 @torch.no_grad()

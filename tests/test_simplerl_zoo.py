@@ -71,6 +71,7 @@ def test_where_nothing_is_ever_right_nothing_is_learned():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_only_bins_with_right_and_wrong_answers_teach(threads, capsys):
     assert recipe.main([]) == 0
     _, *lines = capsys.readouterr().out.splitlines()

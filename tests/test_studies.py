@@ -112,6 +112,7 @@ def test_anti_climbs_what_opsd_descends(tiny):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["signal", "forking"])
 def test_a_study_runs_in_small(name, tmp_path, capsys):
     out = run(name, tmp_path / "run", **LITTLE)
@@ -168,6 +169,7 @@ def test_puzzles_that_warm_the_model_are_none_of_the_comparison(monkeypatch, tmp
     assert (tmp_path / "base" / "model.safetensors").is_file()
 
 
+@pytest.mark.long
 def test_the_table_of_credit_tells_the_noise_of_every_arm(tmp_path):
     arms = ("grpo(n=4, length=12)", "otr")
     found = credit.credit(tmp_path / "run", arms=arms, **LITTLE, n=4)

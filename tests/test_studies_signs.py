@@ -23,6 +23,7 @@ def gains(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_signs_are_those_of_the_pilot(gains):
     assert set(gains) == {*UP, *DOWN, "opsd-none"}
     for name, bound in UP.items():

@@ -7,6 +7,7 @@ Names are imported when they are first used, so that `import autodidact` costs n
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autodidact.api import compare as compare
+    from autodidact.api import replay as replay
     from autodidact.api import resume as resume
     from autodidact.api import train as train
     from autodidact.batch import Batch as Batch
@@ -26,10 +28,16 @@ if TYPE_CHECKING:
     from autodidact.view import plain as plain
     from autodidact.view import reread as reread
 
+# Libraries below report their use (huggingface_hub, vLLM), and transformers asks a service of the
+# hub to convert models that lack safetensors: not unless the user says so.
+for _name in ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "DISABLE_SAFETENSORS_CONVERSION"):
+    os.environ.setdefault(_name, "1")
+
 PUBLIC = {
     "train": "api",
     "resume": "api",
     "compare": "api",
+    "replay": "api",
     "Batch": "batch",
     "Method": "method",
     "factory": "method",

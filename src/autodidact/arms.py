@@ -10,7 +10,8 @@ from typing import Any
 
 from autodidact import calls
 from autodidact.calls import Call
-from autodidact.names import nearest
+from autodidact.guards import Guard
+from autodidact.names import as_part, nearest
 from autodidact.spec import Spec
 
 OF_RUN = ("lr", "schedule", "warmup", "weight_decay", "grad_clip", "rows", "micro_rows")
@@ -62,7 +63,9 @@ def arms_of(texts: Sequence[str], common: Spec, shared: Mapping[str, Any]) -> li
         given = {key: value for key, value in shared.items() if key in takes}
         whole = Call(call.name, {**given, **own})
         rollout = factory(**whole.arguments).rollout
-        run = replace(common.run, **of_run)
+        # A collapse is a result of a comparison, and no reason to stop it.
+        guard: Guard = "warn" if common.run.guard == "stop" else common.run.guard
+        run = replace(common.run, guard=guard, **of_run)
         rollout.problems(run.rows)
         name = short if plain.count(short) == 1 else name_of(call)
         if name in (arm.name for arm in arms):
@@ -82,4 +85,4 @@ def name_of(call: Call, without: Sequence[str] = ()) -> str:
             parts.append(value if isinstance(value, str) else f"{key}-{value}")
     # A sign would be lost among the hyphens.
     text = re.sub(r"(?<=[^A-Za-z0-9])-(?=[0-9.])", "minus-", "-".join(parts))
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
+    return as_part(text)

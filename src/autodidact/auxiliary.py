@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from jaxtyping import Float
 
+from autodidact import parallel
 from autodidact.batch import Batch
 from autodidact.view import plain, read_to
 
@@ -59,7 +60,7 @@ class Trained:
 
     @classmethod
     def of(cls, auxiliary: Auxiliary, models: Models) -> Trained:
-        weight = models.policy.head().weight
+        weight = models.policy.base.get_output_embeddings().weight
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(auxiliary.seed)
             network = auxiliary.network(weight.shape[1])
@@ -97,7 +98,8 @@ class Trained:
             loss = (values * weight).sum()
             loss.backward()
             whole += float(loss.detach())
-        return whole
+        parallel.sum_gradients(list(self.network.parameters()))
+        return parallel.sum_numbers(whole)
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ def _literal(node: ast.expr, text: str) -> Any:
         return {"true": True, "false": False, "none": None}.get(node.id.lower(), node.id)
     try:
         return ast.literal_eval(node)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # a TypeError for {[]: 1}
         raise ValueError(
             f"{ast.unparse(node)!r} in {text!r} is neither a literal nor a bare word"
         ) from error
@@ -96,7 +96,7 @@ def engine(name: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(f"autodidact.engines.{name}"), name.title())
 
 
-ENGINES = ("cached", "denoise", "local", "server", "speculative", "vllm")
+ENGINES = ("actors", "cached", "denoise", "local", "server", "speculative", "vllm")
 
 
 def function(where: str) -> Callable[..., Any]:

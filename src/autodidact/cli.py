@@ -6,13 +6,17 @@ import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from io import TextIOWrapper
 from typing import Any
 
 from cyclopts import App, CycloptsError, UnknownCommandError, UnknownOptionError
 from cyclopts.exceptions import UnusedCliTokensError
 
 from autodidact.commands import FURTHER
+from autodidact.guards import Halted
+from autodidact.interrupt import Stopped
 from autodidact.names import choose
+from autodidact.redact import printable
 
 COMMANDS = {
     "train": ("train:app", "Train a model by a method."),
@@ -23,6 +27,7 @@ COMMANDS = {
     "report": ("runs:report", "Write the HTML report of a run, and print its tables."),
     "show": ("runs:show", "A summary of a run."),
     "doctor": ("runs:doctor", "What is wrong with a finished run, and what to do about it."),
+    "replay": ("replay:replay", "A step whose numbers went wrong, or any other, once more."),
     "verify": ("verify:verify", "Grade a file of completions."),
 }
 """Name -> where it is in `autodidact.commands`, and its help. Imported when it is used."""
@@ -63,9 +68,14 @@ def application(help_formatter: Any = "default") -> App:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command line, `sys.argv` by default.
 
-    Exit codes: 2 for what the user can mend, said in a line or two; 130 after an interrupt. Any
-    other exception is a bug and keeps its traceback.
+    Exit codes: 2 for what the user can mend, said in a line or two; 1 for a run that ended itself,
+    as its numbers went wrong or memory did not suffice; 130 after an interrupt, 143
+    after SIGTERM. Any other exception is a bug and keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # What the encoding of a terminal or a log lacks is no reason to stop.
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
     tokens = list(sys.argv[1:] if argv is None else argv)
     app = application("default" if "--help-all" in tokens else ShortHelp())
     tokens = ["--help" if token == "--help-all" else token for token in tokens]
@@ -75,8 +85,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         _refuse(explain(error))
     except ValueError as error:
         _refuse(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except Halted as error:
+        _refuse(str(error), code=1)
+    except KeyboardInterrupt as stop:
+        sys.exit(stop.code if isinstance(stop, Stopped) else 130)
     except BrokenPipeError:
         # The reader of a pipe went away, as `head` does; keep Python from flushing into it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -126,9 +138,10 @@ def _reason(kind: str, given: str, allowed: Sequence[str]) -> str:
     raise AssertionError(f"{given} is a {kind}")
 
 
-def _refuse(reason: str) -> None:
-    print(f"autodidact: {reason}", file=sys.stderr)
-    sys.exit(2)
+def _refuse(reason: str, code: int = 2) -> None:
+    if os.environ.get("RANK", "0") == "0":  # the first of several processes speaks for all
+        print(f"autodidact: {printable(reason)}", file=sys.stderr)
+    sys.exit(code)
 
 
 def _version() -> str:

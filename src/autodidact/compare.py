@@ -6,25 +6,24 @@ amount of one ledger column and is looked at on the same held-out problems at th
 
 from __future__ import annotations
 
-import shutil
-import signal
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from autodidact import calls
 from autodidact.arms import Arm, arms_of
+from autodidact.cluster import Cluster
+from autodidact.jobs import SAVE_EVERY, Job, Work, processes
+from autodidact.lock import locked
 from autodidact.run import (
     Directory,
     describe_machine,
     describe_versions,
     git_revision,
 )
-from autodidact.session import execute
 from autodidact.spec import Spec, load_policy, make_task
 
 FALLBACK = "student_backward"
@@ -40,6 +39,7 @@ def compare(
     out: Path | str | None = None,
     target: float | None = None,
     workers: int = 1,
+    cluster: Cluster | None = None,
     begin: Callable[[Mapping[str, Any], list[Any]], None] = lambda call, examples: None,
     tell: Callable[[str, float], None] = lambda text, done: None,
 ) -> Path:
@@ -47,10 +47,12 @@ def compare(
 
     Args:
         common: model, task and run of all arms; its `run.budget` and `run.column` are the budget.
-            `run.json` states the rule by which the checkpoint was chosen.
+            `run.json` states the rule by which the checkpoint was chosen. Without `save_every`
+            an arm writes a checkpoint every `SAVE_EVERY` steps, and deletes them at its end.
         target: the accuracy for "tokens to reach"; half way between the start and the best arm
             by default.
         workers: arms that run at the same time, each in a process of one thread.
+        cluster: where arms run instead, as many at a time as there is room for.
         begin: called before the first arm starts with what `run.json` holds and with what each
             role of the first arm reads for one problem, see `preflight.Example`.
         tell: called with a line of text and the share of the work done.
@@ -58,99 +60,137 @@ def compare(
     Raises:
         ValueError: as `execute`, before any arm starts.
     """
-    from autodidact.report.summary import summarise
-
     if common.run.budget is None:
         raise ValueError(
             "a comparison needs a budget: how much of one ledger column each arm may use"
         )
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds {list(seeds)} must be at least one and all different")
-    if workers < 1:
-        raise ValueError(f"workers={workers} is not allowed: it must be at least 1")
+    work = _work(workers, cluster)
     directory = Directory(out)
+    run = replace(common.run, save_every=common.run.save_every or SAVE_EVERY)
+    common = replace(common, run=run)
     arms = arms_of(texts, common, shared or {})
     parameters, examples = _check(arms)
-    by_name = {arm.name: arm for arm in arms}
-    reference = next((arm for arm in arms if arm.draws), None)
-    if reference is None and common.run.column == "generated":
+    reference = _reference(arms)
+    if reference is None and run.column == "generated":
         raise ValueError("no arm generates tokens: choose another budget column")
-    call = _call(arms, common, list(seeds), directory, target, parameters, reference)
+    call = _call(arms, common, list(seeds), target, parameters, reference)
+    for arm, text in zip(call["arms"], texts, strict=True):
+        arm["text"] = text
+    call["shared"] = dict(shared or {})
     directory.write("run.json", call)
     begin(call, examples)
-    drawing = [arm for arm in arms if arm.draws or common.run.column != "generated"]
+    return _finish(directory, call, arms, work, cluster is None, tell)
+
+
+def resume(
+    out: Path | str,
+    *,
+    workers: int = 1,
+    cluster: Cluster | None = None,
+    begin: Callable[[Mapping[str, Any], list[Any]], None] = lambda call, examples: None,
+    tell: Callable[[str, float], None] = lambda text, done: None,
+) -> Path:
+    """Go on with a comparison: arms that ended stay, others go on from their checkpoints.
+
+    A comparison that ended stays as it is.
+
+    Raises:
+        ValueError: no run directory, or not one of a comparison.
+    """
+    directory, call = begun(out)
+    work = _work(workers, cluster)
+    arms = arms_of([arm["text"] for arm in call["arms"]], Spec.of(call["spec"]), call["shared"])
+    _, examples = _check(arms)
+    begin(call, examples)
+    if call["finished"] is not None:
+        return directory.path
+    return _finish(directory, call, arms, work, cluster is None, tell)
+
+
+def begun(out: Path | str) -> tuple[Directory, dict[str, Any]]:
+    """The directory of a comparison and its `run.json`; `ValueError` where it is none."""
+    directory = Directory(out, resume=True)
+    call = directory.read("run.json")
+    if call["kind"] != "compare":
+        raise ValueError(f"{out} is a {call['kind']} run; allowed: a run of `compare`")
+    return directory, call
+
+
+def _work(workers: int, cluster: Cluster | None) -> AbstractContextManager[Work]:
+    """Who does the jobs."""
+    if workers < 1:
+        raise ValueError(f"workers={workers} is not allowed: it must be at least 1")
+    if cluster is None:
+        return processes(workers)
+    if workers > 1:
+        raise ValueError(
+            f"workers={workers} is not allowed with ray: the cluster runs as many arms at a time "
+            "as it has room for"
+        )
+    from autodidact.cluster.arms import tasks
+
+    return tasks(cluster)
+
+
+def _finish(
+    directory: Directory,
+    call: dict[str, Any],
+    arms: Sequence[Arm],
+    work: AbstractContextManager[Work],
+    together: bool,
+    tell: Callable[[str, float], None],
+) -> Path:
+    """Do what is left of a comparison.
+
+    Args:
+        together: arms share a file of rollouts, which takes a disk of their own machine.
+    """
+    from autodidact.report.summary import summarise
+
+    seeds, column, reference = call["seeds"], call["budget"]["column"], _reference(arms)
+    store = directory.path / "store.sqlite" if together else None
+    drawing = [arm for arm in arms if arm.draws or column != "generated"]
     others = [arm for arm in arms if arm not in drawing]
     done, total = 0, len(arms) * len(seeds)
 
-    def finished(job: _Job) -> None:
+    def finish(jobs: list[Job], do: Work) -> None:
         nonlocal done
-        done += 1
-        tell(f"{job.arm}, seed {job.spec.run.seed}: {_last(job.out)}", done / total)
+        for job in do(jobs):
+            done += 1
+            tell(f"{job.arm}, seed {job.spec.run.seed}: {_last(job.out)}", done / total)
 
-    store = directory.path / "store.sqlite"
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_worker) as pool:
-        _work(
-            pool, [_job(arm, seed, directory, store) for arm in drawing for seed in seeds], finished
-        )
+    with locked(directory.path), work as do:
+        finish([_job(arm, seed, directory, store) for arm in drawing for seed in seeds], do)
         late = []
         for arm in others:
             assert reference is not None
             for seed in seeds:
                 spent = _ledger(_place(directory, reference.name, seed))[FALLBACK]
                 run = replace(arm.spec.run, budget=spent, column=FALLBACK)
-                matched = replace(by_name[arm.name], spec=replace(arm.spec, run=run))
+                matched = replace(arm, spec=replace(arm.spec, run=run))
                 late.append(_job(matched, seed, directory, store))
-        _work(pool, late, finished)
+        finish(late, do)
     call["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-    directory.write("run.json", call)
     directory.write("diagnoses.json", _diagnoses(arms, seeds, directory))
     directory.write("compare.json", summarise(directory.path))
+    directory.write("run.json", call)
     return directory.path
 
 
-@dataclass(frozen=True)
-class _Job:
-    arm: str
-    spec: Spec
-    out: Path
-    store: Path
+def _reference(arms: Sequence[Arm]) -> Arm | None:
+    """The arm whose spending arms that draw nothing are given."""
+    return next((arm for arm in arms if arm.draws), None)
 
 
-def _job(arm: Arm, seed: int, directory: Directory, store: Path) -> _Job:
+def _job(arm: Arm, seed: int, directory: Directory, store: Path | None) -> Job:
     spec = replace(arm.spec, run=replace(arm.spec.run, seed=seed))
-    return _Job(arm.name, spec, _place(directory, arm.name, seed), store)
+    return Job(arm.name, spec, _place(directory, arm.name, seed), store)
 
 
 def _place(directory: Directory, arm: str, seed: int) -> Path:
     return directory.path / "arms" / arm / f"seed-{seed}"
-
-
-def _run(job: _Job) -> _Job:
-    execute(job.spec, job.out, store=job.store)
-    # The weights of an arm are kept only where a run of its own was asked for.
-    shutil.rmtree(job.out / "checkpoints")
-    return job
-
-
-def _worker() -> None:
-    import torch
-
-    # An interrupt ends a worker at once. As an exception in its job it would leave the worker
-    # alive, to go on with the next job of the queue.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    torch.set_num_threads(1)
-
-
-def _work(
-    pool: ProcessPoolExecutor, jobs: Sequence[_Job], finished: Callable[[_Job], None]
-) -> None:
-    waiting = [pool.submit(_run, job) for job in jobs]
-    try:
-        for each in as_completed(waiting):
-            finished(each.result())
-    finally:
-        for each in waiting:
-            each.cancel()
 
 
 def _check(arms: Sequence[Arm]) -> tuple[int, list[Any]]:
@@ -175,7 +215,7 @@ def _check(arms: Sequence[Arm]) -> tuple[int, list[Any]]:
     return sum(p.numel() for p in policy.model.parameters()), examples[0]
 
 
-def _call(arms, common, seeds, directory, target, parameters, reference) -> dict[str, Any]:
+def _call(arms, common, seeds, target, parameters, reference) -> dict[str, Any]:
     run, matched = common.run, None
     if any(not arm.draws for arm in arms) and run.column == "generated":
         matched = f"the {FALLBACK} tokens of {reference.name} with the same seed"

@@ -12,16 +12,12 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from autodidact.redact import printable
 from autodidact.run import Directory
 from autodidact.session import Watcher
 
 QUIET_SECONDS = 15.0
 """Between two lines about steps where there is no terminal."""
-
-
-def printable(text: str) -> str:
-    """Text of a model without the control characters that could steer a terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
 class Console(Watcher):
@@ -35,13 +31,15 @@ class Console(Watcher):
 
     def start(self, directory: Directory, call: Mapping[str, Any], examples: list[Any]) -> None:
         model, task = call["model"], call["task"]
+        method = escape(printable(call["method"]["name"]))
         self.terminal.print(
-            f"[bold]{call['method']['name']}[/] on {escape(str(model['path']))} "
+            f"[bold]{method}[/] on {escape(printable(model['path']))} "
             f"({model['trained']:,} of {model['parameters']:,} weights trained), "
-            f"task {escape(task['name'])}, seed {call['seeds'][0]}, "
-            f"{call['budget']['amount']:,} {call['budget']['column']} -> {directory.path}"
+            f"task {escape(printable(task['name']))}, seed {call['seeds'][0]}, "
+            f"{call['budget']['amount']:,} {call['budget']['column']} -> "
+            f"{escape(printable(directory.path))}"
         )
-        if self.examples:
+        if self.examples and examples:
             self.terminal.print(rendered(examples))
         if self.terminal.is_terminal:
             self.bar = Progress(
@@ -71,7 +69,8 @@ class Console(Watcher):
 
     def diagnosis(self, found: Any) -> None:
         color = "red" if found.level == "error" else "yellow"
-        self.terminal.print(f"[{color}]{found.level}[/] {escape(str(found))}", highlight=False)
+        said = escape(printable(found))
+        self.terminal.print(f"[{color}]{found.level}[/] {said}", highlight=False)
 
     def end(self, directory: Directory) -> None:
         if self.bar is not None:

@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
-WINDOW = 5
-"""Steps in a row that must agree before something is said."""
+from autodidact import guards
+from autodidact.rules import WINDOW, Diagnosis, Line, Rule, Streak
+
 ZERO = 1e-7
 """A mean signal below this is rounding."""
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """What is wrong, why it matters, and what to do. `step` is where it was first seen."""
-
-    level: Literal["warning", "error"]
-    what: str
-    why: str
-    remedy: str
-    step: int | None = None
-
-    def describe(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return f"{self.what}. {self.why} {self.remedy}"
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Speaks when `holds` is true of `window` steps in a row whose lines have all of `keys`."""
-
-    keys: tuple[str, ...]
-    holds: Callable[[Mapping[str, Any]], bool]
-    diagnosis: Diagnosis
-    window: int = WINDOW
-
-
 def _rule(level, keys, holds, what, why, remedy, window=WINDOW) -> Rule:
-    return Rule(keys, holds, Diagnosis(level, what, why, remedy), window)
+    return Rule(keys, lambda x, _: holds(x), Diagnosis(level, what, why, remedy), window)
 
 
 RULES = (
@@ -116,22 +91,54 @@ RULES = (
 )  # fmt: skip
 
 
+class Doctor:
+    """Follows a run line by line, and knows at any time what is wrong with it.
+
+    Attributes:
+        reason: why a guard stops the run, see `guards`; `None` while none does.
+    """
+
+    def __init__(self, run: Mapping[str, Any], lines: Iterable[Line] = ()):
+        """Args: run: what `run.json` holds. lines: those that are there already."""
+        self.begun = at_start(run)
+        guarded = run.get("run", {}).get("guard") != "off"
+        rules = (*RULES, *(guards.warnings() if guarded else ()))
+        self.streaks = [Streak(rule) for rule in rules]
+        self.watch = guards.Watch()
+        self.start: dict[str, Any] = {}
+        words = run.get("model", {}).get("words")
+        self.uniform = None if words is None else math.log(words)
+        for line in lines:
+            self.see(line)
+
+    def see(self, line: Line) -> None:
+        """Take the next line of `metrics.jsonl`; only steps count."""
+        if line.get("kind") != "step":
+            return
+        if not self.start and not line.get("empty"):
+            self.start = {**line, "uniform": self.uniform}
+        for each in self.streaks:
+            each.see(line, self.start)
+        self.watch.see(line, self.start)
+
+    @property
+    def reason(self) -> str | None:
+        return self.watch.reason
+
+    def found(self, finished: bool) -> list[Diagnosis]:
+        """What is wrong so far, each thing once."""
+        said = [(each.rule.diagnosis, each.begun(finished)) for each in self.streaks]
+        return self.begun + [replace(what, step=at) for what, at in said if at is not None]
+
+
 def diagnose(
-    lines: Iterable[Mapping[str, Any]], run: Mapping[str, Any], finished: bool = True
+    lines: Iterable[Line], run: Mapping[str, Any], finished: bool = True
 ) -> list[Diagnosis]:
     """What a run's `metrics.jsonl` lines and `run.json` say is wrong, each thing once.
 
     A rule needs its window of steps; a finished run that is shorter needs all of its steps.
     """
-    found = at_start(run)
-    steps = [line for line in lines if line.get("kind") == "step"]
-    for rule in RULES:
-        known = [line for line in steps if all(line.get(key) is not None for key in rule.keys)]
-        window = min(rule.window, len(known)) if finished else rule.window
-        at = _first(rule, known, window)
-        if at is not None:
-            found.append(replace(rule.diagnosis, step=at))
-    return found
+    return Doctor(run, lines).found(finished)
 
 
 def at_start(run: Mapping[str, Any]) -> list[Diagnosis]:
@@ -157,13 +164,3 @@ def at_start(run: Mapping[str, Any]) -> list[Diagnosis]:
             )
         )
     return found
-
-
-def _first(rule: Rule, lines: Sequence[Mapping[str, Any]], window: int) -> int | None:
-    """The step at which the first streak of `window` lines begins that the rule holds for."""
-    streak = 0
-    for place, line in enumerate(lines):
-        streak = streak + 1 if rule.holds(line) else 0
-        if streak == window:
-            return lines[place - streak + 1]["step"]
-    return None

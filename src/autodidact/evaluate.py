@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autodidact import parallel
 from autodidact.law import Law
 from autodidact.models import Models
 from autodidact.problem import Problem, Task
@@ -114,12 +115,12 @@ def _decode(
 ) -> list[tuple[Problem, list[Completion]]]:
     from autodidact.rollouts.sample import solve
 
-    step, found = max(1, ROWS // n), []
-    with models.uncharged():
-        for start in range(0, len(problems), step):
-            some = problems[start : start + step]
-            found += solve(models, task, some, n, length, law, seed)
-    return list(zip(problems, found, strict=True))
+    step, found, mine = max(1, ROWS // n), [], parallel.share(problems)
+    with models.uncharged(), models.opened():
+        for start in range(0, len(mine), step):
+            found += solve(models, task, mine[start : start + step], n, length, law, seed)
+    all_of_them = [each for part in parallel.everywhere(found) for each in part]
+    return list(zip(problems, all_of_them, strict=True))
 
 
 def _right(

@@ -27,16 +27,16 @@ def texts(batch: Batch, models: Models) -> list[str]:
 def grade(batch: Batch, models: Models) -> Batch:
     """The batch with `reward` [B] and `correct` [B]: NaN where a row cannot be scored or judged.
 
+    A reward that is not a finite number is none: the row cannot be scored.
+
     Raises:
-        ValueError: a reward is infinite, or the number of rewards is not that of rows.
+        ValueError: the number of rewards is not that of rows.
     """
     task, written = batch.task, texts(batch, models)
     rewards = task.score(batch.rows, written)
     if len(rewards) != len(batch):
         raise ValueError(f"{len(batch)} completions were graded with {len(rewards)} rewards")
-    for problem, reward in zip(batch.rows, rewards, strict=True):
-        if reward is not None and math.isinf(reward):
-            raise ValueError(f"the reward of {problem.question[:60]!r} is {reward}")
+    rewards = [None if each is None or not math.isfinite(each) else each for each in rewards]
     models.ledger.verified += sum(reward is not None for reward in rewards)
     return batch.put(reward=_column(rewards), correct=_column(judge(batch, written)))
 

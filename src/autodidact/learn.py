@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 
+from autodidact import parallel
 from autodidact.batch import Batch
+from autodidact.faults import located
+from autodidact.head import whole
 from autodidact.kinds import Kinds
-from autodidact.measure import Tally
+from autodidact.measure import Tally, merged
 from autodidact.method import Method
 from autodidact.models import Models
 from autodidact.run import Run
@@ -17,18 +22,18 @@ from autodidact.run import Run
 
 def learn(
     method: Method, models: Models, batch: Batch, optimizer: torch.optim.Optimizer, run: Run
-) -> dict[str, float | int | None]:
+) -> dict[str, Any]:
     """Update the policy on a batch, `method.epochs` times, and every auxiliary once.
 
-    Returns what was measured. An empty batch, or a loss or gradient that is not finite, makes no
-    update.
+    Returns what was measured, over all ranks. An empty batch makes no update. Nor does a loss or
+    gradient that is not finite: the rest of this batch is left out, and `fault` says where it is.
     """
     batch = credited(method, models, batch)
-    if not len(batch):
+    if not any(parallel.everywhere(len(batch))):
         return {"loss": None, "grad_norm": None, "skipped": 0, "empty": 1}
     pieces = split(method, batch, run.micro_rows)
     tally = Tally(Kinds.of(models.policy))
-    skipped = 0
+    fault: dict[str, Any] | None = None
     for epoch in range(method.epochs):
         optimizer.zero_grad(set_to_none=True)
         number = {} if method.epochs == 1 else {"epoch": epoch}
@@ -37,22 +42,40 @@ def learn(
             for piece in pieces
         ]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, run.grad_clip or math.inf)
+        _finish(models, parameters)
+        loss = parallel.sum_numbers(sum(losses))
+        reached = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(reached)
+        size = float(whole(norm))
         if epoch == 0:
-            tally.note(loss=sum(losses), grad_norm=float(norm))
-        if math.isfinite(sum(losses)) and bool(norm.isfinite()):
+            tally.note(loss=loss, grad_norm=size)
+        rate = sum(group["lr"] for group in optimizer.param_groups)
+        if all(map(math.isfinite, (loss, size, rate))):
+            # Not before: clipping to a norm that is not finite spoils every gradient.
+            torch.nn.utils.clip_grads_with_norm_(parameters, run.grad_clip or math.inf, norm)
             optimizer.step()
             # A fused step leaves no trace, by which copies of the weights are known to be old.
             torch.autograd.graph.increment_version(parameters)
             models.ledger.optimizer_steps += 1
         else:
-            skipped = 1
+            found = located(method, models, batch, run.micro_rows, epoch, rate)
+            fault = {"epoch": epoch, "loss": loss, "grad_norm": size, "found": found}
+            break
     optimizer.zero_grad(set_to_none=True)
     beside = {
         f"loss_{each.name}": models.trained(each).learn(each, pieces, run.grad_clip)
-        for each in method.auxiliaries
+        for each in (method.auxiliaries if fault is None else ())
     }
-    return {**tally.means(), **beside, "skipped": skipped, "empty": 0}
+    means = merged(parallel.everywhere(replace(tally, kinds=None))).means()
+    said = {} if fault is None else {"fault": fault}
+    return {**means, **beside, "skipped": len(said), "empty": 0, **said}
+
+
+def _finish(models: Models, parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Sum the gradients over all ranks, as soon as each has made its own."""
+    if models.sharded is not None:
+        models.sharded.lockstep.finish()
+    parallel.sum_gradients(parameters)
 
 
 def _numbered(piece: Batch, **numbers: int) -> Batch:
@@ -61,18 +84,24 @@ def _numbered(piece: Batch, **numbers: int) -> Batch:
 
 
 def credited(method: Method, models: Models, batch: Batch) -> Batch:
-    """The batch with its credit and with the weights of the loss and of every auxiliary's."""
-    if not len(batch):
-        return batch
-    with torch.no_grad():
-        batch = method.credit(batch, models)
-        batch = batch.put(weight=method.weigh(batch))
-        for each in method.auxiliaries:
-            batch = batch.put(**{f"weight_{each.name}": each.weigh(batch)})
+    """The batch with its credit and with the weights of the loss and of every auxiliary's.
+
+    The totals are over all ranks that have a row.
+    """
+    with parallel.present(len(batch) > 0), torch.no_grad():
+        if len(batch):
+            batch = method.credit(batch, models)
+            batch = batch.put(weight=method.weigh(batch))
+            for each in method.auxiliaries:
+                batch = batch.put(**{f"weight_{each.name}": each.weigh(batch)})
+        if models.sharded is not None:
+            models.sharded.lockstep.finish()
     return batch
 
 
 def split(method: Method, batch: Batch, micro_rows: int | None) -> list[Batch]:
+    if not len(batch):
+        return []
     return batch.split(micro_rows or len(batch), method.unit)
 
 
@@ -91,6 +120,7 @@ def gradients(
     pieces = split(method, batch, micro_rows)
     for piece in pieces:
         backward(method, models, piece, None)
+    _finish(models, list(models.policy.model.parameters()))
     found = [
         gradient
         for each in method.auxiliaries
@@ -104,7 +134,7 @@ def _taken(model: torch.nn.Module) -> list[torch.Tensor]:
     found = []
     for each in model.parameters():
         if each.grad is not None:
-            found.append(each.grad)
+            found.append(whole(each.grad))
             each.grad = None
     return found
 
@@ -119,7 +149,7 @@ def backward(method: Method, models: Models, piece: Batch, tally: Tally | None) 
     assert values.shape == piece.take("weight").shape, "weights fit the loss values"
     loss = (values * piece.take("weight")).sum()
     if loss.requires_grad:  # not where only an auxiliary learns
-        loss.backward()
+        loss.backward() if models.sharded is None else models.sharded.lockstep.learn(loss)
     models.ledger.student_backward += fed
     for view in views.values():
         if view.grad:

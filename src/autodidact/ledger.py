@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 
 from autodidact.names import choose
 
@@ -59,6 +60,21 @@ class Ledger:
     def of(cls, counts: dict[str, float]) -> Ledger:
         """The ledger that `counts()` described."""
         return cls(**{field.name: counts[field.name] for field in fields(cls)})  # type: ignore[arg-type]
+
+
+SHARED = ("optimizer_steps", "seconds", "peak_bytes")
+"""Columns that are the same on all ranks, or those of the slowest and largest."""
+
+
+def joint(before: Ledger, ranks: Sequence[Ledger]) -> Ledger:
+    """What all ranks have spent, each of which began a step with the same ledger."""
+    found = replace(before)
+    for name in (field.name for field in fields(Ledger)):
+        values = [getattr(each, name) for each in ranks]
+        start = getattr(before, name)
+        more = max(values) - start if name in SHARED else sum(value - start for value in values)
+        setattr(found, name, start + more)
+    return found
 
 
 COLUMNS = (*(field.name for field in fields(Ledger)), "total")

@@ -133,14 +133,14 @@ LAYOUTS = {
 }  # fmt: skip
 
 
-def published(place: str) -> Path | None:
+def published(place: str, revision: str | None = None) -> Path | None:
     """The folder of a model in a published layout; `None` for one that transformers knows itself.
 
     A model of the hub is downloaded, its code aside. Raises `OSError` where there is none.
     """
     from transformers.utils import cached_file
 
-    config = cached_file(place, "config.json")
+    config = cached_file(place, "config.json", revision=revision)
     assert config is not None, "a missing one is an OSError"
     if json.loads(Path(config).read_text(encoding="utf-8")).get("model_type") not in LAYOUTS:
         return None
@@ -148,9 +148,8 @@ def published(place: str) -> Path | None:
         return Path(place)
     from huggingface_hub import snapshot_download
 
-    return Path(
-        snapshot_download(place, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"])
-    )
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+    return Path(snapshot_download(place, revision=revision, allow_patterns=patterns))
 
 
 def tokenizer(folder: Path) -> Any:

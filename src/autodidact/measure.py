@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,8 @@ class Tally:
     of tokens that are told anything.
     mismatch_mean, mismatch_max: |log p of the trainer - log p of the sampler| at the tokens
     sampled, before the first update on them, both without truncation. ess: effective sample size
-    of the ratios of the two, as a share.
+    of the ratios of the two, as a share. kl: of the sampler to the trainer, nats, by the unbiased
+    estimate ratio - 1 - log ratio, which is never below 0 (k3).
 
     Attributes:
         kinds: tells the kind of each token; `None` where that is not asked.
@@ -69,8 +71,10 @@ class Tally:
             self.sums["mismatch_mean"] = self.sums.get("mismatch_mean", 0.0) + float(
                 gap.abs().sum()
             )
-            self.largest = max(self.largest, float(gap.abs().max()))
             ratio = gap.exp()
+            self.sums["kl"] = self.sums.get("kl", 0.0) + float((gap.expm1() - gap).sum())
+            if gap.numel():
+                self.largest = _larger(self.largest, float(gap.abs().max()))
             parts = (ratio.numel(), float(ratio.sum()), float((ratio**2).sum()))
             self.ratios = [old + new for old, new in zip(self.ratios, parts, strict=True)]
 
@@ -93,49 +97,100 @@ class Tally:
         if "tv" in found:
             found["acceptance"] = 1 - found["tv"]
         count, total, squares = self.ratios
-        if count:
+        if squares:
             found |= {"mismatch_max": self.largest, "ess": total**2 / (count * squares)}
         return self.notes | found
 
 
-def describe(batch: Batch) -> dict[str, float | None]:
-    """What a batch of rollouts looks like: rewards, lengths, ends; `None` where not known."""
-    if not len(batch):
-        return {}
-    found: dict[str, float | None] = {
-        "rows": len(batch), "length": float(batch.own.sum(1).float().mean())
-    }  # fmt: skip
-    for name, key in (("reward", "reward"), ("correct", "accuracy")):
-        values = batch.streams.get(name)
-        known = None if values is None else values[~values.isnan()]
-        found[key] = float(known.mean()) if known is not None and len(known) else None
-    if "reward" in batch.streams:
-        found["unscorable"] = float(batch.take("reward").isnan().float().mean())
-        found["spread"] = spread(batch)
-    if "finished" in batch.streams:
-        found["truncated"] = 1 - float(batch.take("finished").mean())
+def _larger(one: float, other: float) -> float:
+    """The larger number; NaN where either is, which `max` may hide."""
+    return math.nan if math.isnan(one) or math.isnan(other) else max(one, other)
+
+
+def merged(tallies: Sequence[Tally]) -> Tally:
+    """One tally of what several ranks have seen; the notes are the same on all."""
+    found = Tally(notes=dict(tallies[0].notes))
+    for each in tallies:
+        for name, value in each.sums.items():
+            found.sums[name] = found.sums.get(name, 0.0) + value
+        for name, count in each.counts.items():
+            found.counts[name] = found.counts.get(name, 0) + count
+        found.tokens += each.tokens
+        found.largest = _larger(found.largest, each.largest)
+        found.ratios = [old + new for old, new in zip(found.ratios, each.ratios, strict=True)]
     return found
 
 
-def staleness(batch: Batch, updates: int) -> float | None:
-    """Updates made since those of the weights that drew the tokens, mean over own tokens.
+@dataclass(frozen=True)
+class Rows:
+    """What is told of the rows of a batch, a number each. Lists of several ranks are one.
 
-    `None` where nothing was drawn: the batch has no stream `updates`.
+    Attributes:
+        group: of each row, with the rank that drew it. lengths: own tokens.
+        values: the streams `reward`, `correct` and `finished`, where the batch has them.
+        age: updates since the weights that drew the tokens, summed over own tokens; `None` where
+            nothing was drawn.
     """
-    if "updates" not in batch.streams:
-        return None
-    drawn = batch.take("updates").view(len(batch), -1).expand_as(batch.own)
-    return float((updates - drawn[batch.own]).mean())
+
+    group: list[tuple[int, int]]
+    lengths: list[int]
+    values: Mapping[str, list[float]]
+    age: float | None
+
+    @classmethod
+    def of(cls, batch: Batch, updates: int, rank: int = 0) -> Rows:
+        """Args: updates: made before the batch was learned from."""
+        names = [name for name in ("reward", "correct", "finished") if name in batch.streams]
+        age = None
+        if "updates" in batch.streams:
+            drawn = batch.take("updates")
+            drawn = (drawn[:, None] if drawn.dim() == 1 else drawn).expand_as(batch.own)
+            age = float((updates - drawn[batch.own]).sum())
+        return cls(
+            [(rank, number) for number in batch.group.tolist()],
+            batch.own.sum(1).tolist(),
+            {name: batch.take(name).tolist() for name in names},
+            age,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        parts = [part for part in parts if part.group] or parts[:1]
+        return cls(
+            [each for part in parts for each in part.group],
+            [each for part in parts for each in part.lengths],
+            {name: [x for part in parts for x in part.values[name]] for name in parts[0].values},
+            None if parts[0].age is None else sum(part.age or 0.0 for part in parts),
+        )
 
 
-def spread(batch: Batch) -> float | None:
+def describe(rows: Rows) -> dict[str, float | None]:
+    """What a batch of rollouts looks like: rewards, lengths, ends; `None` where not known.
+
+    staleness: updates made since those of the weights that drew the tokens, mean over own tokens.
+    """
+    count = len(rows.lengths)
+    if not count:
+        return {}
+    found: dict[str, float | None] = {"rows": count, "length": sum(rows.lengths) / count}
+    for name, key in (("reward", "reward"), ("correct", "accuracy")):
+        known = [value for value in rows.values.get(name, []) if not math.isnan(value)]
+        found[key] = math.fsum(known) / len(known) if known else None
+    if "reward" in rows.values:
+        found["unscorable"] = sum(map(math.isnan, rows.values["reward"])) / count
+        found["spread"] = spread(rows)
+    if "finished" in rows.values:
+        found["truncated"] = 1 - sum(rows.values["finished"]) / count
+    if rows.age is not None:
+        found["staleness"] = rows.age / sum(rows.lengths) if sum(rows.lengths) else 0.0
+    return found
+
+
+def spread(rows: Rows) -> float | None:
     """Share of the groups whose known rewards differ; `None` without a group of two."""
-    reward, group = batch.take("reward"), batch.group
-    differing, groups = 0, 0
-    for number in group.unique().tolist():
-        known = reward[group == number]
-        known = known[~known.isnan()]
-        if int((group == number).sum()) > 1:
-            groups += 1
-            differing += len(known) > 1 and bool((known != known[0]).any())
-    return differing / groups if groups else None
+    members: dict[tuple[int, int], list[float]] = {}
+    for number, reward in zip(rows.group, rows.values["reward"], strict=True):
+        members.setdefault(number, []).append(reward)
+    several = [rewards for rewards in members.values() if len(rewards) > 1]
+    differing = [len({r for r in rewards if not math.isnan(r)}) > 1 for rewards in several]
+    return sum(differing) / len(several) if several else None

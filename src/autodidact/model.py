@@ -1,26 +1,29 @@
 """A language model in a role: loading, prompts, hidden states and head.
 
 Real hub models, local folders in Hugging Face format and the shipped tiny model ("tiny") load
-the same way. Weights load from safetensors only, and no code of the model's author is run
-unless `trust_remote_code` is asked for.
+the same way. Weights load from safetensors only, and no code of the model's author is run,
+unless `unsafe_load` or `trust_remote_code` is asked for: see `trust`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Int
 
-from autodidact import masked, places
+from autodidact import masked, places, trust
 from autodidact.adapter import adapt
 from autodidact.attention import inside_documents, way
+from autodidact.chat import rendered
 from autodidact.head import Head, whole
 from autodidact.problem import Message
 from autodidact.trial import check, obstacle
+from autodidact.trunk import recomputed
 from autodidact.view import View
 
 Precision = Literal["fp32", "bf16"]
@@ -39,6 +42,7 @@ class LM:
         autocast: run the trunk in bfloat16 over float32 weights.
         thinking: thinking mode of prompts whose caller does not say; `None` leaves the template
             its default.
+        recompute: a backward pass computes activations again instead of keeping them.
     """
 
     model: Any
@@ -47,6 +51,7 @@ class LM:
     adapter_off: bool = False
     autocast: bool = False
     thinking: bool | None = None
+    recompute: bool = False
     _rendered: dict[Any, list[int]] = field(default_factory=dict, repr=False)
     _obstacles: dict[str, str | None] = field(default_factory=dict, repr=False)
 
@@ -102,25 +107,14 @@ class LM:
         listed = [configured] if isinstance(configured, int) else configured or []
         return frozenset([self.end, *listed])
 
-    def render(self, messages: Sequence[Message], thinking: bool | None = None) -> list[int]:
-        """Token ids of a prompt: the chat template, up to where the assistant begins.
-
-        A tokenizer without a template gets the contents one after the other, a line each.
-        """
+    def render(
+        self, messages: Sequence[Message], thinking: bool | None = None, answered: bool = False
+    ) -> list[int]:
+        """Token ids of a prompt, up to where the assistant begins, see `chat.rendered`."""
         thinking = self.thinking if thinking is None else thinking
-        key = (thinking, *((m["role"], m["content"]) for m in messages))
+        key = (thinking, answered, *((m["role"], m["content"]) for m in messages))
         if key not in self._rendered:
-            if self.tokenizer.chat_template is None:
-                text = "".join(m["content"] + "\n" for m in messages)
-                ids = self.tokenizer(text)["input_ids"]
-            else:
-                options = {} if thinking is None else {"enable_thinking": thinking}
-                ids = self.tokenizer.apply_chat_template(
-                    list(messages), add_generation_prompt=True, return_dict=False, **options
-                )
-            if not ids:
-                raise ValueError(f"the prompt {messages!r} renders to no token at all")
-            self._rendered[key] = list(ids)
+            self._rendered[key] = rendered(self, messages, thinking, answered)
         return self._rendered[key]
 
     def encode(self, text: str) -> list[int]:
@@ -167,7 +161,8 @@ class LM:
         if view.position is not None:
             options["position_ids"] = view.position
         if view.document is None:
-            return self.hidden(view.ids, view.real, **options)
+            with self._sparing(nullcontext):
+                return self.hidden(view.ids, view.real, **options)
         reason = self.obstacle
         if reason is None and view.parent is not None and not self.shares:
             reason = "shared prefixes need " + ("another backend" if self.causal else "causality")
@@ -175,8 +170,15 @@ class LM:
             raise ValueError(
                 f"{type(self.base).__name__} ({self.name}) cannot read this packed view: {reason}"
             )
-        with inside_documents(self.base.base_model, view) as more:
+        documents = partial(inside_documents, self.base.base_model, view)
+        with documents() as more, self._sparing(documents):
             return self.hidden(view.ids, view.real, **options, **more)
+
+    def _sparing(self, again: Callable[[], AbstractContextManager]) -> AbstractContextManager:
+        """Context of a pass that keeps few activations, where that is asked for."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            return nullcontext()
+        return recomputed(self.base.base_model, again)
 
     @property
     def obstacle(self) -> str | None:
@@ -226,41 +228,47 @@ def load(
     device: str | None = None,
     thinking: bool | None = None,
     trust_remote_code: bool = False,
+    unsafe_load: bool = False,
     seed: int = 0,
 ) -> LM:
     """Load a model by hub name, local folder, or "tiny" (shipped with the package).
 
     Args:
+        name: of the hub as owner/name, or owner/name@revision: a branch, tag or commit.
         precision: "bf16" runs the trunk in bfloat16. Weights that are trained stay in float32,
             as an update of 1e-6 is lost in bfloat16; frozen ones (LoRA) are stored in bfloat16.
         lora: rank of an adapter on all linear layers; 0 trains all weights.
         lora_alpha: scale of the adapter; twice the rank by default.
+        trust_remote_code: run the code that comes with the model; of the hub only at a commit.
+        unsafe_load: where there are no safetensors, read pickled weights, tensors only.
         seed: of the adapter's initialisation.
 
     Raises:
-        ValueError: no model by that name or at that place, no such device, or an architecture
-            whose logits are not its head applied to its last hidden state.
+        ValueError: no model by that name or at that place, code or pickles that were not asked
+            for, no such device, or an architecture whose logits are not its head applied to its
+            last hidden state.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    place, device = places.locate(name), places.device(device)
+    source = trust.source(name, code=trust_remote_code, pickles=unsafe_load)
+    place, device = source.place, places.device(device)
     half = precision == "bf16"
     stored = torch.bfloat16 if half and lora else torch.float32
     try:
-        folder = None if trust_remote_code else masked.published(place)
+        folder = None if trust_remote_code else masked.published(place, source.revision)
         if folder is not None:
             tokenizer, model = masked.tokenizer(folder), masked.read(folder).to(stored)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(place, **source.options)
             model = AutoModelForCausalLM.from_pretrained(
-                place, dtype=stored, trust_remote_code=trust_remote_code, use_safetensors=True
+                place, dtype=stored, use_safetensors=None if unsafe_load else True, **source.options
             )
         # A row that is too long is refused by name; the tokenizer's own warning says less.
         tokenizer.deprecation_warnings[TOO_LONG] = True
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, trust.NotTensors) as error:
+        reason = trust.reason(error)
         raise ValueError(f"no model could be loaded from {name!r}: {reason}") from error
     model.requires_grad_(not lora)
     model.to(device).eval()

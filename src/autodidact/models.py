@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from jaxtyping import Float
 from autodidact.adapter import effective_weights
 from autodidact.auxiliary import Auxiliary, Trained
 from autodidact.batch import Batch
+from autodidact.chat import same_vocabulary
 from autodidact.engine import Engine
 from autodidact.head import Head
 from autodidact.ledger import Ledger
@@ -30,7 +31,9 @@ from autodidact.names import nearest
 from autodidact.pack import joined, lean
 from autodidact.remembered import States, lasts, remembered
 from autodidact.scores import Scores
+from autodidact.sharding import LEARN, READ, STATES, Sharded
 from autodidact.store import Store
+from autodidact.trunk import heard, layers
 from autodidact.view import View
 
 DECAY = 0.999
@@ -55,11 +58,14 @@ class Models:
         """Views are read without padding, and shared prefixes once; numbers do not change."""
         self.version: str | None = None
         """Names the policy's weights where they are known to be shared between runs."""
+        self.sharded: Sharded | None = None
+        """How the weights of all roles are spread over the processes of a run, if they are."""
         self._roles: dict[str, LM] = {"policy": policy}
 
     def __getitem__(self, role: str) -> LM:
         """The model in that role, made at its first use (before the first update)."""
         if role not in self._roles:
+            assert self.sharded is None, f"{role!r} must be in use before the weights are spread"
             self._roles[role] = self._make(role)
         return self._roles[role]
 
@@ -92,8 +98,7 @@ class Models:
                 f"role {role!r} is none of {', '.join(roles)} and no checkpoint either ({error})"
                 + nearest(role, roles)
             ) from error
-        if other.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
-            raise ValueError(f"role {role!r} has another vocabulary than {policy.name!r}")
+        same_vocabulary(role, other, policy)
         return replace(self._frozen(other.model), _obstacles={})
 
     def _frozen(self, model: Any) -> LM:
@@ -157,8 +162,15 @@ class Models:
         """
         view = replace(view, grad=False)
         self.ledger.teacher_forward += int(view.real.sum())
-        found = self[view.role].read(view, use_cache=False, output_hidden_states=True).hidden_states
-        chosen = [found[round(share * (len(found) - 1))].flatten(0, 1) for share in shares]
+        if self.sharded is not None:
+            self.sharded.ready(view.role, STATES)
+        reader = self[view.role]
+        trunk = reader.base.base_model
+        count = len(layers(trunk))
+        places = [round(share * count) for share in shares]
+        with heard(trunk, {*places}) as found:
+            found[count] = reader.read(view, use_cache=False).last_hidden_state
+        chosen = [found[place].flatten(0, 1) for place in places]
         return torch.stack([each[view.at[view.asked]] for each in chosen], 1)
 
     def trained(self, auxiliary: Auxiliary) -> Trained:
@@ -174,6 +186,8 @@ class Models:
             self.ledger.student_forward += count
         else:
             self.ledger.teacher_forward += count
+        if self.sharded is not None:
+            self.sharded.ready(view.role, LEARN if view.grad else READ)
         with torch.set_grad_enabled(view.grad):
             output = reader.read(view, use_cache=False).last_hidden_state
             return output.flatten(0, 1), reader.head()
@@ -198,6 +212,14 @@ class Models:
     def _packed(self, view: View) -> View:
         """The view without its padding, and with every shared prefix once, where that saves."""
         return lean(self[view.role], view) if self.pack else view
+
+    def shard(self) -> None:
+        """Spread the weights of all roles over the processes of the run, see `sharding`."""
+        self.sharded = Sharded(self._roles)
+
+    def opened(self) -> AbstractContextManager[None]:
+        """While this is open all weights are whole on every process, as drawing needs them."""
+        return nullcontext() if self.sharded is None else self.sharded.opened()
 
     @contextmanager
     def uncharged(self) -> Iterator[None]:

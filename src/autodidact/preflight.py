@@ -6,16 +6,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from autodidact.batch import Batch, batch_of
 from autodidact.engine import Request
 from autodidact.engines.prefill import empty_cache
+from autodidact.grade import grade
 from autodidact.law import Law
 from autodidact.method import Method
 from autodidact.models import Models
 from autodidact.problem import Problem, Task
+from autodidact.rendering import check_rendering
 from autodidact.rollouts.sample import opening
 
 CHUNK = 64
+MET = 4
+"""Problems of which rows are drawn to see who reads them."""
 TEMPLATE = 512
 HOLE, HOLES = "_", 32
 """How a token that is to be written is shown, and how many at most after a prompt."""
@@ -40,6 +46,7 @@ def check(method: Method, models: Models, task: Task) -> list[Example]:
         raise ValueError(f"the task {task.name!r} has no problem to train on")
     check_needs(method, task)
     check_kind(method, models, task)
+    check_rendering(models.policy, task)
     if method.masked:
         return [canvas_example(method, models, task)]
     if method.rollout.draws:
@@ -64,6 +71,25 @@ def check(method: Method, models: Models, task: Task) -> list[Example]:
                 )
     assert first is not None
     return example(method, models, first)
+
+
+def meet(method: Method, models: Models, task: Task) -> None:
+    """Make every role that a method reads, before its weights move or are spread.
+
+    What a masked method reads is known of rows that were drawn.
+    """
+    for role in method.roles:
+        assert models[role]
+    if not method.masked:
+        return
+    with models.uncharged(), torch.no_grad():
+        batch = method.rollout.fresh()(task.train[:MET], models, task, 0)
+        if "reward" not in batch.streams and "raw" in batch.streams:
+            batch = grade(batch, models)
+        if len(batch):
+            batch = method.credit(batch.to(models.policy.device), models)
+            for view in method.views(batch, models).values() if len(batch) else ():
+                assert models[view.role]
 
 
 def check_kind(method: Method, models: Models, task: Task) -> None:

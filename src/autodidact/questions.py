@@ -1,4 +1,4 @@
-"""What a sweep over the vocabulary can be asked: see `autodidact.sweep.Question`.
+"""What a sweep over the vocabulary can be asked.
 
 Shapes: n tokens, V vocabulary, K words of a support.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +20,40 @@ NOTED = ("logp", "entropy")
 LOWEST = -1e30
 """Log-probability of what is no word of a support, and of the tail where one leaves none: finite,
 as 0 * inf is not a number, and below that of any word."""
+
+
+class Question(Protocol):
+    """What is asked of the laws of a chunk. Hashable, as it is compiled once for each value."""
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Names of the differentiable answers."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Names of the other answers."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+    def answer(
+        self,
+        logp: Float[torch.Tensor, "n V"],
+        logq: Float[torch.Tensor, "n V"] | None,
+        targets: Int[torch.Tensor, "n"],
+        pull: Float[torch.Tensor, "m n"] | None,
+    ) -> tuple[
+        list[Float[torch.Tensor, "n"]],
+        list[Float[torch.Tensor, "n"]],
+        Float[torch.Tensor, "n V"] | None,
+    ]:
+        """Values, notes, and d (sum_m pull_m value_m) / d logits where `pull` is given.
+
+        `logp` is the student's law, `logq` the teacher's, if any; the logits are the student's
+        after the temperature.
+        """
+        ...
 
 
 def _quantity(name: str, logp: torch.Tensor, p: torch.Tensor, targets: torch.Tensor):

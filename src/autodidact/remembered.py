@@ -38,14 +38,13 @@ class States(Table):
 
     def find(self, key: str, size: int) -> Float[torch.Tensor, "n D"] | None:
         """The states under that key, of `size` numbers each."""
-        row = self._base.execute("select hidden from states where key = ?", (key,)).fetchone()
+        row = self.get(key)
         if row is None:
             return None
         return torch.from_numpy(np.frombuffer(row[0], np.float32).copy()).view(-1, size)
 
     def add(self, key: str, hidden: Float[torch.Tensor, "n D"]) -> None:
-        numbers = hidden.float().cpu().numpy().tobytes()
-        self._base.execute("insert or ignore into states values (?, ?)", (key, numbers))
+        self.put(key, hidden.float().cpu().numpy().tobytes())
 
 
 def lasts(view: View) -> bool:
@@ -73,9 +72,10 @@ def remembered(models: Models, view: View) -> Float[torch.Tensor, "N D"]:
         part = _rows(view, missing)
         hidden = models.outputs(part)[part.at[part.asked]]
         pieces = hidden.split(part.asked.sum(1).tolist())
-        for row, piece in zip(missing, pieces, strict=True):
-            states.add(keys[row], piece)
-            found[row] = piece
+        with states.together():
+            for row, piece in zip(missing, pieces, strict=True):
+                states.add(keys[row], piece)
+                found[row] = piece
     device = view.ids.device
     whole = [hidden.to(device) for hidden in found.values() if hidden is not None]
     return torch.cat(whole)

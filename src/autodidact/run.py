@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from autodidact import files, lock
+from autodidact.guards import Guard
 from autodidact.ledger import COLUMNS
 from autodidact.names import choose
+from autodidact.redact import redacted
+from autodidact.strict import numbers, strict
 
 Schedule = Literal["constant", "cosine"]
 Keep = Literal["last", "best"]
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,10 @@ class Run:
             step s is drawn by the weights before update s - staleness, in a thread, while the
             trainer works on earlier ones; at 0 by those before update s. A batch is charged when
             it is learned from: what a budget leaves drawn and unused at its end is not.
-        max_skips: updates in a row that may be skipped for a loss or gradient that is not finite.
+        max_skips: updates that are skipped in a row, for a loss or gradient that is not finite,
+            until the run stops; 1 stops it at the first.
+        guard: what happens when numbers run away (KL, entropy, length ...): "stop" warns, and
+            stops the run at thresholds far beyond; "warn" only warns; "off" does neither.
     """
 
     steps: int | None = None
@@ -65,11 +74,12 @@ class Run:
     keep: Keep = "last"
     staleness: int = 0
     max_skips: int = 3
+    guard: Guard = "stop"
 
     def __post_init__(self):
         choose("budget column", self.column, COLUMNS)
         positive = ("steps", "budget", "lr", "rows", "micro_rows", "eval_problems", "eval_samples")
-        for name in (*positive, "eval_length"):
+        for name in (*positive, "eval_length", "max_skips"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}={value} is not allowed: it must be above 0")
@@ -79,6 +89,11 @@ class Run:
                 raise ValueError(
                     f"{name}={getattr(self, name)} is not allowed: it must be at least 0"
                 )
+        for name in ("budget", "lr", "weight_decay", "grad_clip"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name}={value} is not allowed: it must be a finite number")
+        choose("guard", self.guard, get_args(Guard))
         if self.steps is None and self.budget is None:
             object.__setattr__(self, "steps", 100)
 
@@ -96,12 +111,15 @@ def describe_machine() -> dict[str, Any]:
     """What the numbers of a run depend on beside its options."""
     import torch
 
+    from autodidact import parallel
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "system": platform.platform(),
         "processor": platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": parallel.ranks(),
         "gpu": gpu,
     }
 
@@ -132,13 +150,27 @@ def git_revision() -> str | None:
 class Directory:
     """A run directory. It is made when the first file is written, and never overwritten."""
 
+    writes = True
+
     def __init__(self, path: Path | str | None = None, *, resume: bool = False):
         self.path = Path(path) if path is not None else self._fresh()
         if resume:
             if not (self.path / "run.json").is_file():
                 raise ValueError(f"{self.path} is no run directory: it has no run.json")
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and not (self.path.is_dir() and self._empty()):
             raise ValueError(f"{self.path} exists and is not empty; a run is never overwritten")
+
+    @classmethod
+    def of_another(cls, path: Path) -> Directory:
+        """A directory into which another process of the same run writes, and this one does not."""
+        found = cls.__new__(cls)
+        found.path, found.writes = path, False
+        return found
+
+    def _empty(self) -> bool:
+        """Whether there is nothing but what a process left that was killed before it began."""
+        found = self.path.iterdir()
+        return all(files.is_temporary(path) or path.name == lock.NAME for path in found)
 
     @staticmethod
     def _fresh() -> Path:
@@ -152,39 +184,45 @@ class Directory:
     def write(self, name: str, content: Any) -> Path:
         """A JSON file, written whole or not at all."""
         target = self.path / name
+        if not self.writes:
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, ensure_ascii=False, default=str)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        text = json.dumps(redacted(content), indent=1, ensure_ascii=False, default=str)
+        files.write(target, text)
         return target
 
-    def append(self, name: str, line: Mapping[str, Any]) -> None:
-        """One line at the end of a JSONL file."""
+    def append(self, name: str, *lines: Mapping[str, Any]) -> None:
+        """Lines at the end of a JSONL file: all of them or, with an `OSError`, none."""
+        if not self.writes:
+            return
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        plain = [strict(line) for line in redacted(lines)]
+        written = [json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in plain]
+        files.append(self.path / name, "".join(written))
 
     def read(self, name: str) -> Any:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
     def lines(self, name: str) -> Iterator[dict[str, Any]]:
-        path = self.path / name
-        if path.exists():
-            with path.open(encoding="utf-8") as file:
-                yield from (json.loads(line) for line in file if line.strip())
+        """The lines of a JSONL file, without a last one that a killed process left torn.
 
-    def cut(self, name: str, step: int) -> None:
-        """Drop the lines after a step: those a resumed run will write again."""
-        kept = [line for line in self.lines(name) if line.get("step", 0) <= step]
-        target = self.path / name
-        temporary = target.with_name(f".{target.name}.tmp")
-        temporary.write_text(
-            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8"
-        )
-        temporary.replace(target)
+        Raises:
+            ValueError: any other line is damaged; file and line are named.
+        """
+        for _, line in files.lines(self.path / name):
+            yield numbers(line) if name == METRICS else line
+
+    def cut(self, name: str, keep: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Drop all other lines: those that a resumed run will write again. The rest stay as is."""
+        if self.writes and (self.path / name).exists():
+            kept = [text + "\n" for text, line in files.lines(self.path / name) if keep(line)]
+            files.write(self.path / name, "".join(kept))
+
+    def sync(self, name: str) -> None:
+        """Have the disk hold what was appended to a file."""
+        if self.writes and (self.path / name).exists():
+            with files.named(self.path / name):
+                files.sync(self.path / name)
 
 
 def settings(run: Run) -> dict[str, Any]:

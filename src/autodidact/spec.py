@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from autodidact.model import LM
 
 
+Parallel = Literal["ddp", "fsdp"]
+
+
 @dataclass(frozen=True)
 class Spec:
     """Everything that determines a run, as plain values: what `run.json` holds.
@@ -23,11 +26,15 @@ class Spec:
     Attributes:
         method, task: calls by name. untouched: a task to measure forgetting on.
         model: hub name, folder or "tiny". precision, lora, lora_alpha, thinking, device,
-            trust_remote_code: see `model.load`.
-        rewards: import paths of user rewards, see `tasks.rewards`.
+            trust_remote_code, unsafe_load: see `model.load`.
+        rewards, reward_limits: import paths of user rewards, and limits of the process that they
+            run in, see `tasks.rewards`.
         engine: what draws the completions, by name; the model itself by default.
         states: a file that remembers what frozen teachers said, see `remembered`.
         track: names of trackers.
+        parallel: what several processes do with the weights: "ddp", each has all of them; "fsdp",
+            each has a share, see `sharding`.
+        recompute: activation checkpointing, see `trunk.recomputed`.
     """
 
     method: Call
@@ -40,11 +47,15 @@ class Spec:
     thinking: bool | None = None
     device: str | None = None
     trust_remote_code: bool = False
+    unsafe_load: bool = False
     untouched: Call | None = None
     rewards: str | None = None
+    reward_limits: str | None = None
     track: tuple[str, ...] = ()
     engine: Call | None = None
     states: str | None = None
+    parallel: Parallel = "ddp"
+    recompute: bool = False
 
     def describe(self) -> dict[str, Any]:
         return asdict(self)
@@ -66,7 +77,7 @@ def make_task(spec: Spec) -> Task:
         return task
     from autodidact.tasks.rewards import user_reward
 
-    reward = user_reward(spec.rewards, prompt=task.prompt)
+    reward = user_reward(spec.rewards, prompt=task.prompt, limits=spec.reward_limits)
     return replace(task, reward=reward, reward_reads_answers=False)
 
 
@@ -79,7 +90,7 @@ def load_policy(spec: Spec) -> LM:
     """The model of a spec, as `model.load` loads it; the run's seed is that of an adapter."""
     from autodidact.model import load
 
-    return load(
+    lm = load(
         spec.model,
         precision=spec.precision,
         lora=spec.lora,
@@ -87,5 +98,8 @@ def load_policy(spec: Spec) -> LM:
         device=spec.device,
         thinking=spec.thinking,
         trust_remote_code=spec.trust_remote_code,
+        unsafe_load=spec.unsafe_load,
         seed=spec.run.seed,
     )
+    lm.recompute = spec.recompute
+    return lm

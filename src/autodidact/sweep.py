@@ -18,12 +18,14 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 
 from autodidact.head import Head, bend
+from autodidact.memory import MEMORY, halved
+from autodidact.questions import Question
 
 CACHED = 2**20
 """Bytes of the [rows, V] tensors that element-wise work on a CPU goes through at a time."""
@@ -36,40 +38,6 @@ ROWS = 64
 
 LARGE = 32_768
 """Words from which compiling the element-wise work pays for its few seconds."""
-
-
-class Question(Protocol):
-    """What is asked of the laws of a chunk. Hashable, as it is compiled once for each value."""
-
-    @property
-    def values(self) -> tuple[str, ...]:
-        """Names of the differentiable answers."""
-        ...
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Names of the other answers."""
-        ...
-
-    def __hash__(self) -> int: ...
-
-    def answer(
-        self,
-        logp: Float[torch.Tensor, "n V"],
-        logq: Float[torch.Tensor, "n V"] | None,
-        targets: Int[torch.Tensor, "n"],
-        pull: Float[torch.Tensor, "m n"] | None,
-    ) -> tuple[
-        list[Float[torch.Tensor, "n"]],
-        list[Float[torch.Tensor, "n"]],
-        Float[torch.Tensor, "n V"] | None,
-    ]:
-        """Values, notes, and d (sum_m pull_m value_m) / d logits where `pull` is given.
-
-        `logp` is the student's law, `logq` the teacher's, if any; the logits are the student's
-        after the temperature.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -105,6 +73,12 @@ class Walk:
         self, pull: torch.Tensor | None, trains: tuple[bool, bool, bool]
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor | None]]:
         """Values, notes and, for sum(pull * values), the gradients in hidden, weight and bias."""
+        chunk = sizes(len(self.targets), self.student.head)[0]
+        return halved(lambda: self._made(pull, trains), chunk)
+
+    def _made(
+        self, pull: torch.Tensor | None, trains: tuple[bool, bool, bool]
+    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor | None]]:
         hidden, head = self.student.hidden, self.student.head
         count, words = len(self.targets), head.words
         wide: dict[str, Any] = {"dtype": head.dtype, "device": hidden.device}
@@ -185,8 +159,8 @@ def sizes(count: int, head: Head) -> tuple[int, int]:
     else:
         rows = max(1, CACHED // row) * torch.get_num_threads()
         chunk = max(head.weight.shape[1] // 4, 128)
-    chunk = max(1, min(chunk, count))
-    if head.words < LARGE:  # nothing is compiled for a number of rows
+    chunk = max(1, min(chunk, count) // MEMORY.parts)
+    if head.words < LARGE or MEMORY.parts > 1:  # nothing is compiled for a number of rows
         rows = min(rows, chunk)
     return -(-chunk // rows) * rows, rows
 

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from autodidact.names import choose
+from autodidact.redact import redacted
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
+LOCAL = {"space_id": None, "private": True, "embed": False}
+"""Of trackio: no Space of the hub, a private one where its own settings name one, and no dashboard,
+which a notebook in a cloud would share publicly."""
 Tracker = Callable[[Mapping[str, Any]], None]
 
 
@@ -38,8 +42,13 @@ def check(name: str) -> None:
 
 
 def numbers(line: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a metrics line under names that keep training and evaluation apart."""
-    kind = {"step": "train", "eval": "eval"}[line["kind"]]
+    """The numbers of a metrics line under names that keep training and evaluation apart.
+
+    Lines of other kinds, such as faults, are not about numbers that a curve could show.
+    """
+    kind = {"step": "train", "eval": "eval"}.get(line["kind"])
+    if kind is None:
+        return {}
     values = {**line, **line.get("metrics", {})}
     found = {
         f"{kind}/{name}": float(value)
@@ -63,19 +72,26 @@ def _tensorboard(folder: Path, config: Mapping[str, Any]) -> Iterator[Tracker]:
 
 
 @contextlib.contextmanager
-def _remote(package: str, folder: Path, config: Mapping[str, Any]) -> Iterator[Tracker]:
+def _remote(
+    package: str, folder: Path, config: Mapping[str, Any], options: Mapping[str, Any]
+) -> Iterator[Tracker]:
     import importlib
 
     module = importlib.import_module(package)
-    module.init(project="autodidact", name=folder.name, config=dict(config))
+    module.init(project="autodidact", name=folder.name, config=redacted(config), **options)
+
+    def send(line: Mapping[str, Any]) -> None:
+        if found := numbers(line):
+            module.log(found, step=line["step"])
+
     try:
-        yield lambda line: module.log(numbers(line), step=line["step"])
+        yield send
     finally:
         module.finish()
 
 
 _OPEN = {
     "tensorboard": _tensorboard,
-    "trackio": lambda folder, config: _remote("trackio", folder, config),
-    "wandb": lambda folder, config: _remote("wandb", folder, config),
+    "trackio": lambda folder, config: _remote("trackio", folder, config, LOCAL),
+    "wandb": lambda folder, config: _remote("wandb", folder, config, {}),
 }

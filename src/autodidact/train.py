@@ -7,17 +7,20 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from autodidact import parallel
 from autodidact.ahead import Ahead, dated
 from autodidact.batch import Batch
+from autodidact.faults import enough_memory, stopped
 from autodidact.grade import grade
+from autodidact.guards import Diverged
 from autodidact.learn import learn
-from autodidact.ledger import peak_bytes
-from autodidact.measure import describe, staleness
+from autodidact.ledger import joint, peak_bytes
+from autodidact.measure import Rows, describe
 from autodidact.method import Method
 from autodidact.models import Models
 from autodidact.problem import Problem, Task
@@ -54,6 +57,9 @@ class Training:
     Attributes:
         step: updates made or skipped so far. position: problems taken so far.
         skips: updates skipped in a row, for a loss or gradient that is not finite.
+        empty: steps in a row that had no row to learn from.
+        evaluated: evaluation points passed so far.
+        fault: where a number of the last update was not finite, see `faults`; `None` if all were.
         ahead: what draws the batches of later steps; `None` where each is drawn in its own.
     """
 
@@ -64,11 +70,19 @@ class Training:
     step: int = 0
     position: int = 0
     skips: int = 0
+    empty: int = 0
+    evaluated: int = 0
+    fault: dict[str, Any] | None = None
     optimizer: torch.optim.Optimizer = field(init=False)
     ahead: Ahead | None = field(init=False, default=None)
 
     def __post_init__(self):
         run = self.run
+        if self.count < parallel.ranks():
+            raise ValueError(
+                f"rows={run.rows} are those of {self.count} problems, fewer than the "
+                f"{parallel.ranks()} processes that share them: raise rows"
+            )
         for role in self.method.roles:
             assert self.models[role]
         if run.staleness and self.method.rollout.draws:
@@ -119,18 +133,20 @@ class Training:
         return self.method.rollout.problems(self.run.rows)
 
     def asked(self, step: int) -> tuple[list[Problem], int]:
-        """The problems of this step or a later one, and the seed of its draws."""
+        """This rank's problems of this step or a later one, and the seed of its draws."""
         position = self.position + (step - self.step) * self.count
         # Large strides keep the draws of neighbouring seeds and steps apart.
         seed = self.run.seed * 1_000_003 + step
-        return problems_at(self.task.train, position, self.count, self.run.seed), seed
+        problems = problems_at(self.task.train, position, self.count, self.run.seed)
+        return list(parallel.share(problems)), seed
 
     def drawn(self) -> Batch:
         """The batch of this step. Those that the weights of now draw for later are ordered."""
         rollout, ledger = self.method.rollout, self.models.ledger
         if self.ahead is None:
             problems, seed = self.asked(self.step)
-            batch = rollout(problems, self.models, self.task, seed)
+            with self.models.opened():
+                batch = rollout(problems, self.models, self.task, seed)
             return dated(batch, ledger.optimizer_steps) if rollout.draws else batch
         first = self.step + len(self.ahead.waiting)
         last = self.step + self.run.staleness
@@ -148,27 +164,42 @@ class Training:
         if self.ahead is not None:
             self.ahead.close()
 
-    def advance(self) -> tuple[Batch, dict[str, Any]]:
-        """One step: take problems, draw, learn. Returns the batch and what was measured."""
-        started, rate, count = time.monotonic(), self.rate(), self.count
+    def ready(self) -> Batch:
+        """The batch of this step, graded, where the policy is."""
         batch = self.drawn()
         if "reward" not in batch.streams and "raw" in batch.streams:
             batch = grade(batch, self.models)
-        batch = batch.to(self.models.policy.device)
+        return batch.to(self.models.policy.device)
+
+    def advance(self) -> tuple[Batch, dict[str, Any]]:
+        """One step: take problems, draw, learn. Returns the batch and what was measured.
+
+        Raises:
+            Halted: memory does not suffice.
+        """
+        started, rate, count = time.monotonic(), self.rate(), self.count
+        spent = replace(self.models.ledger)
+        with enough_memory(self.run, "drawing", "Lower rows, or the length of completions"):
+            batch = self.ready()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        age = staleness(batch, self.models.ledger.optimizer_steps) if len(batch) else None
         before = self.models.ledger.optimizer_steps
-        measured = learn(self.method, self.models, batch, self.optimizer, self.run)
+        rows = parallel.everywhere(Rows.of(batch, before, parallel.rank()))
+        with enough_memory(self.run, "learning", "Lower micro_rows"):
+            measured = learn(self.method, self.models, batch, self.optimizer, self.run)
         self.models.version = None
-        self.models.after_step(before)
+        self.fault = measured.pop("fault", None)
+        if self.fault is None:
+            self.models.after_step(before)
         self.skips = self.skips + 1 if measured["skipped"] else 0
+        self.empty = self.empty + 1 if measured["empty"] else 0
         self.step += 1
         self.position += count
         self.models.ledger.seconds += time.monotonic() - started
         self.models.ledger.peak_bytes = max(self.models.ledger.peak_bytes, peak_bytes())
-        line = {"kind": "step", "step": self.step, "lr": rate, **measured, **describe(batch)}
-        line |= {} if age is None else {"staleness": age}
+        self.models.ledger = joint(spent, parallel.everywhere(self.models.ledger))
+        told = describe(Rows.joined(rows))
+        line = {"kind": "step", "step": self.step, "lr": rate, **measured, **told}
         return batch, line | {"ledger": self.models.ledger.counts()}
 
 
@@ -176,35 +207,40 @@ def fit(
     training: Training,
     on_step: Callable[[Batch, dict[str, Any]], None],
     on_point: Callable[[float], None],
+    on_end: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run to the end. `on_point` is called with the fraction done at the start, at each of the
-    evenly spaced evaluation points as they are passed, and at the end.
+    """Run to the end, from wherever a checkpoint left off.
+
+    Args:
+        on_point: called with the fraction done at the start, at each of the evenly spaced
+            evaluation points as they are passed, and at the end.
+        on_end: called after each step when all else of it is done: the moment to save.
 
     Raises:
-        FloatingPointError: more updates in a row were skipped than the run allows.
+        Diverged: as many updates in a row were skipped as the run allows.
         ValueError: so many steps in a row had no row to learn from that none will.
     """
-    run, empty = training.run, 0
+    run = training.run
     points = [k / run.eval_points for k in range(run.eval_points + 1)] if run.eval_points else [1.0]
-    if training.step:
-        points = [point for point in points if point > training.fraction]
-    elif points[0] == 0.0:
-        on_point(points.pop(0))
     with closing(training):
-        while points:
+        _pass(training, points, on_point)
+        while training.evaluated < len(points):
             batch, line = training.advance()
             on_step(batch, line)
             if training.skips >= run.max_skips:
-                raise FloatingPointError(
-                    f"{training.skips} updates in a row had a loss or gradient that is not finite"
-                )
-            empty = empty + 1 if line["empty"] else 0
-            if empty == EMPTY:
+                raise Diverged(stopped(training))
+            if training.empty == EMPTY:
                 raise ValueError(
                     f"{EMPTY} steps in a row had no row to learn from: no verified answer, no "
                     "pair, no spread of rewards; raise n or take other problems"
                 )
-            passed = [point for point in points if point <= training.fraction + 1e-9]
-            if passed:
-                points = points[len(passed) :]
-                on_point(passed[-1])
+            _pass(training, points, on_point)
+            on_end()
+
+
+def _pass(training: Training, points: Sequence[float], on_point: Callable[[float], None]) -> None:
+    """Evaluate where one or more points have been passed since the last time, once for all."""
+    done = sum(point <= training.fraction + 1e-9 for point in points)
+    if done > training.evaluated:
+        on_point(points[done - 1])
+        training.evaluated = done

@@ -14,10 +14,23 @@ if TYPE_CHECKING:
     from autodidact.model import LM
 
 
+def check_weights(lm: LM) -> None:
+    """Raise `ValueError`, naming the first, unless all weights are finite numbers."""
+    for name, weight in lm.model.named_parameters():
+        bad = int((~weight.isfinite()).sum())
+        if bad:
+            raise ValueError(
+                f"the weights of {lm.name!r} are not finite: {bad} of {weight.numel()} numbers of "
+                f"{name}"
+            )
+
+
 @torch.no_grad()
 def check(lm: LM) -> None:
-    """Refuse, by name, an architecture whose logits are not head(trunk(x)), or which reads later
-    tokens though it does not say so (`is_causal` of its configuration), or not though it does."""
+    """Refuse, by name, weights that are not finite, an architecture whose logits are not
+    head(trunk(x)), or which reads later tokens though it does not say so (`is_causal` of its
+    configuration), or not though it does."""
+    check_weights(lm)
     kind = type(lm.base).__name__
     if lm.base.get_output_embeddings() is None:
         raise ValueError(f"{kind} ({lm.name}) has no output head: not a causal LM")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter as Positional
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -21,6 +23,7 @@ from autodidact.commands.options import (
     setting_options,
 )
 from autodidact.demo import DEMO, tuned
+from autodidact.interrupt import caught
 
 
 def settings(
@@ -34,6 +37,10 @@ def settings(
     length: int | None = None,
     n: int | None = None,
     temperature: float | None = None,
+    ray: str | None = None,
+    arm_cpus: float = 1.0,
+    arm_gpus: float = 0.0,
+    resume: Path | None = None,
 ) -> dict[str, Any]:
     """The options of a comparison itself, as `api.compare` takes them.
 
@@ -49,6 +56,10 @@ def settings(
         length: at most this many tokens a completion, for every method that draws.
         n: completions of each problem, for every method that draws.
         temperature: of sampling, for every method that draws.
+        ray: run arms on a Ray cluster instead: local, auto or host:port.
+        arm_cpus: processors of the cluster for each arm, and threads it computes with.
+        arm_gpus: GPUs of the cluster for each arm; without one it computes on processors.
+        resume: run directory of a comparison to go on with; stands without arms.
     """
     return {
         "budget": budget,
@@ -60,6 +71,10 @@ def settings(
         "length": length,
         "n": n,
         "temperature": temperature,
+        "ray": ray,
+        "arm_cpus": arm_cpus,
+        "arm_gpus": arm_gpus,
+        "resume": resume,
     }
 
 
@@ -80,13 +95,14 @@ USUAL = (*pick(setting_options(), USUAL_SETTING), *pick(OF_RUN, ("lr", "rows")))
 
 
 def run(*arms: str, **values: Any) -> None:
-    from autodidact.commands.live import comparison
-    from autodidact.commands.runs import print_tables
     from autodidact.run import Directory
 
     own = {name: value for name, value in values.items() if name in NAMES}
     demo = own.pop("demo", False)
     given = {**settings(**own)}
+    if given["resume"] is not None:
+        _go_on(arms, values)
+        return
     others = {name: value for name, value in values.items() if name not in NAMES}
     if demo:
         said = {name: given[name] for name in own}
@@ -94,22 +110,49 @@ def run(*arms: str, **values: Any) -> None:
         arms = tuple(map(tuned, arms)) if "lr" not in others else arms
     else:
         given |= others
-    if others.get("trust_remote_code"):
-        from autodidact.commands.train import warn_of_code
-
-        warn_of_code(given.get("model", api.MODEL))
     if not arms:
         raise ValueError("compare needs arms, such as: autodidact compare opsd grpo sft rft --demo")
     place = given["out"] = Directory(given["out"]).path
-    try:
-        with comparison(place, len(arms) * len(given["seeds"])) as (begin, tell):
-            api.compare(arms, begin=begin, tell=tell, **given)
-    except KeyboardInterrupt:
-        print(
-            f"stopped; runs that had ended are in {place / 'arms'}; a comparison cannot be resumed",
-            file=sys.stderr,
+    _shown(
+        place,
+        len(arms) * len(given["seeds"]),
+        lambda begin, tell: api.compare(arms, begin=begin, tell=tell, **given),
+    )
+
+
+WHERE = ("resume", "workers", "ray", "arm_cpus", "arm_gpus")
+"""Options that say where a comparison is computed, not what."""
+
+
+def _go_on(arms: Sequence[str], values: Mapping[str, Any]) -> None:
+    more = [*arms, *(f"--{name}" for name in values if name not in WHERE)]
+    if more:
+        raise ValueError(
+            f"{', '.join(more)} cannot be given with --resume: a comparison is resumed as it was "
+            f"begun; allowed: {', '.join(WHERE[1:])}"
         )
-        raise
+    from autodidact.compare import begun
+
+    place = values["resume"]
+    _, call = begun(place)
+    runs = len(call["arms"]) * len(call["seeds"])
+    _shown(place, runs, lambda begin, tell: api.compare(begin=begin, tell=tell, **values))
+
+
+def _shown(place: Path, runs: int, work: Callable[[Any, Any], Path]) -> None:
+    """Compare with the progress shown, then print the tables."""
+    from autodidact.commands.live import comparison
+    from autodidact.commands.runs import print_tables
+
+    with caught(place):
+        try:
+            with comparison(place, runs) as (begin, tell):
+                work(begin, tell)
+        except BaseException:
+            if (place / "run.json").is_file():
+                say = f"stopped; go on with: autodidact compare --resume {quote(str(place))}"
+                print(say, file=sys.stderr)
+            raise
     print_tables(place)
 
 

@@ -14,7 +14,9 @@ from cyclopts import App, Parameter
 from autodidact import api
 from autodidact.calls import Call
 from autodidact.commands.options import command, function_options, pick, setting_options
+from autodidact.names import part
 from autodidact.problem import Problem, Task
+from autodidact.redact import printable
 from autodidact.run import Directory
 from autodidact.spec import Spec, load_policy, make_engine, make_task
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from autodidact.models import Models
 
 WHERE = ("model", "data", "task", "columns", "test")
-HOW = ("precision", "thinking", "device", "trust_remote_code", "engine")
+HOW = ("precision", "thinking", "device", "trust_remote_code", "unsafe_load", "engine")
 RUN = Positional(
     "run",
     Positional.POSITIONAL_ONLY,
@@ -83,7 +85,7 @@ def _evaluate(run: Path | None = None, /, **options: Any) -> None:
     asked = Evaluation(task, chosen, how["samples"], how["length"], temperature=how["temperature"])
     found = asked(models)
     said = f"{models.policy.name if run is None else run} on {task.name}"
-    print(f"{said}: {len(chosen)} held-out problems, {how['samples']} samples each")
+    print(printable(f"{said}: {len(chosen)} held-out problems, {how['samples']} samples each"))
     for name, value in found["metrics"].items():
         print(f"  {name:<10} {value:.4f}")
     if how["json"] is not None:
@@ -96,7 +98,6 @@ def _sample(run: Path | None = None, /, **options: Any) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from autodidact.console import printable
     from autodidact.evaluate import text_of
     from autodidact.law import Law
     from autodidact.rollouts.sample import solve
@@ -106,7 +107,7 @@ def _sample(run: Path | None = None, /, **options: Any) -> None:
     drawn = solve(models, task, chosen, how["samples"], how["length"], law, how["seed"])
     for problem, completions in zip(chosen, drawn, strict=True):
         answer = "" if problem.answer is None else f"   [answer {problem.answer}]"
-        terminal.print(Text(printable(problem.question) + answer, style="bold"))
+        terminal.print(Text(printable(problem.question + answer), style="bold"))
         for each in completions:
             text = text_of(models, each)
             verdict = _judged(task, problem, text)
@@ -136,10 +137,6 @@ def _ready(
     chosen = list(getattr(task, split)[: how["problems"]])
     if not chosen:
         raise ValueError(f"the task {task.name!r} has no {split} problems")
-    if spec.trust_remote_code:
-        from autodidact.commands.train import warn_of_code
-
-        warn_of_code(spec.model)
     from autodidact.checkpoint import restore_weights
     from autodidact.models import Models
     from autodidact.preflight import check_held
@@ -177,7 +174,7 @@ def _newest(run: Path) -> Path:
 
     best = [line.get("checkpoint") for line in Directory(run, resume=True).lines("metrics.jsonl")]
     if best and best[-1]:
-        return run / "checkpoints" / best[-1]
+        return run / "checkpoints" / part("checkpoint", best[-1])
     found = checkpoint.complete(run / "checkpoints")
     if not found:
         raise ValueError(f"{run} holds no complete checkpoint")

@@ -13,6 +13,7 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from autodidact.console import Console, rendered
+from autodidact.redact import printable
 from autodidact.run import Directory
 
 POLL_SECONDS = 1.0
@@ -73,10 +74,11 @@ def comparison(
             f"{call['model']['path']} ({call['model']['parameters']:,} weights), task "
             f"{call['task']['name']}, {call['run']['rows']} rows a step",
         ):
-            terminal.print(line, highlight=False, markup=False)
+            terminal.print(printable(line), highlight=False, markup=False)
         for arm in call["arms"]:
             if arm["budget"]:
-                terminal.print(f"{arm['name']} generates nothing; its budget: {arm['budget']}")
+                line = f"{arm['name']} generates nothing; its budget: {arm['budget']}"
+                terminal.print(printable(line), markup=False)
         terminal.print(rendered(examples))
 
     def tell(text: str, share: float) -> None:

@@ -9,9 +9,16 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from autodidact.api import opened
+from autodidact.names import part
+from autodidact.redact import printable
 from autodidact.run import Directory
 
 Run = Annotated[Path, Parameter(help="a run directory")]
+
+
+def say(text: str) -> None:
+    """Print a line; what it quotes of a run cannot steer the terminal."""
+    print(printable(text))
 
 
 def report(directory: Run, /) -> None:
@@ -39,14 +46,14 @@ def print_tables(directory: Path) -> None:
 def show(run: Run, /) -> None:
     """A summary of a run: what was run, how far it is, what it reached and what it spent."""
     call = opened(run)
-    print(f"{run}: {call['kind']}, started {call['started']}, {_ended(call)}")
-    print(f"model   {call['model']['path']} ({call['model']['parameters']:,} weights)")
-    print(f"task    {_called(call['task']['name'], call['task']['arguments'])}")
-    print(f"budget  {call['budget']['amount']:,} {call['budget']['column']}")
+    say(f"{run}: {call['kind']}, started {call['started']}, {_ended(call)}")
+    say(f"model   {call['model']['path']} ({call['model']['parameters']:,} weights)")
+    say(f"task    {_called(call['task']['name'], call['task']['arguments'])}")
+    say(f"budget  {call['budget']['amount']:,} {call['budget']['column']}")
     for name, arguments, folder, seed in trained(run, call):
-        print(f"\n{_called(name, arguments)}, seed {seed}")
+        say(f"\n{_called(name, arguments)}, seed {seed}")
         for line in _reached(folder):
-            print(f"  {line}")
+            say(f"  {line}")
     if (run / "diagnoses.json").exists():
         count = len(Directory(run, resume=True).read("diagnoses.json"))
         print(f"\ndiagnoses: {count}; autodidact doctor {run}")
@@ -72,9 +79,11 @@ def doctor(run: Run, /) -> None:
             where = f"{name}, seed {seed}, " if call["kind"] == "compare" else ""
             at = "at the start" if found.step is None else f"from step {found.step}"
             color = "red" if found.level == "error" else "yellow"
-            terminal.print(f"[{color}]{found.level}[/] {escape(where)}{at}: {escape(found.what)}.")
-            terminal.print(f"  why     {found.why}", markup=False, highlight=False)
-            terminal.print(f"  remedy  {found.remedy}", markup=False, highlight=False)
+            what = escape(printable(f"{where}{at}: {found.what}."))
+            terminal.print(f"[{color}]{found.level}[/] {what}")
+            for head, said in (("why", found.why), ("remedy", found.remedy)):
+                line = printable(f"  {head:<7} {said}")
+                terminal.print(line, markup=False, highlight=False)
     if not count:
         print(f"{run}: nothing is wrong, as far as its numbers tell")
 
@@ -88,7 +97,8 @@ def trained(
         return
     for arm in call["arms"]:
         for seed in call["seeds"]:
-            yield arm["name"], arm["arguments"], run / "arms" / arm["name"] / f"seed-{seed}", seed
+            place = run / "arms" / part("arm", arm["name"]) / f"seed-{int(seed)}"
+            yield arm["name"], arm["arguments"], place, seed
 
 
 def _reached(folder: Path) -> Iterator[str]:

@@ -25,6 +25,8 @@ from autodidact.commands.options import (
 )
 from autodidact.commands.signatures import Factory, Option
 from autodidact.demo import TINY
+from autodidact.guards import Guard
+from autodidact.interrupt import caught, stopped
 
 if TYPE_CHECKING:
     from autodidact.console import Console
@@ -35,6 +37,12 @@ PREFIX = "run_"
 OWN = (
     Option("out", Path | None, None, "the run directory; a fresh one under runs/ by default."),
     Option("quiet", bool, False, "print diagnoses and the result only."),
+)
+
+CLUSTER = (
+    Option("ray", str | None, None, "train on a Ray cluster: local, auto or host:port."),
+    Option("workers", int, 1, "of that cluster that train together."),
+    Option("rollout_workers", int, 0, "of that cluster that draw; a multiple of the workers."),
 )
 
 app = App(
@@ -69,13 +77,28 @@ def resume(
     resume: Annotated[
         Path | None, Parameter(help="run directory to go on with, from its newest checkpoint")
     ] = None,
+    strict: Annotated[
+        bool, Parameter(help="refuse where the newest checkpoint is damaged", negative="")
+    ] = False,
+    allow_change: Annotated[
+        bool, Parameter(help="go on with another configuration, model or data", negative="")
+    ] = False,
+    guard: Annotated[
+        Guard | None, Parameter(help="other than the run began with: stop, warn or off")
+    ] = None,
+    ray: Annotated[
+        str | None, Parameter(help="go on with it on a Ray cluster: local, auto or host:port")
+    ] = None,
+    workers: Annotated[int, Parameter(help="of that cluster that train together")] = 1,
     quiet: Annotated[
         bool, Parameter(help="print diagnoses and the result only", negative="")
     ] = False,
 ) -> None:
     if resume is None:
         raise ValueError(f"train needs a method, or --resume DIR; methods: {', '.join(METHODS)}")
-    _watched(quiet, resume, lambda watcher: api.resume(resume, watcher))
+    how: dict[str, Any] = {"strict": strict, "allow_change": allow_change, "guard": guard}
+    how |= {"ray": ray, "workers": workers}
+    _watched(quiet, resume, lambda watcher: api.resume(resume, watcher, **how))
 
 
 def __getattr__(name: str) -> Callable[..., None]:
@@ -100,7 +123,9 @@ def _command(factory: Factory) -> Callable[..., None]:
     # A method with many options shows its first ones.
     room = SHOWN - len(usual)
     names = [option.name for option in usual]
-    further = (*factory.options[room:], *rest(of_run, names), *rest(of_setting, names))
+    further = (
+        *factory.options[room:], *rest(of_run, names), *rest(of_setting, names), *CLUSTER
+    )  # fmt: skip
 
     def run(**values: Any) -> None:
         arguments = {name: value for name, value in values.items() if name in own}
@@ -123,49 +148,27 @@ def _train(method: Call, *, out: Path | None = None, quiet: bool = False, **opti
     from autodidact.run import Directory
 
     place = Directory(out).path
-    if options.get("trust_remote_code"):
-        warn_of_code(options.get("model", api.MODEL))
     _watched(quiet, place, lambda watcher: api.train(method, out=place, watcher=watcher, **options))
 
 
 def _watched(quiet: bool, place: Path, work: Callable[[Console], Path]) -> None:
     """Do the work with a console watching; then say where the results are."""
-    from autodidact.commands.live import watcher_of
+    with caught(place):
+        from autodidact.commands.live import watcher_of
 
-    watcher = watcher_of(quiet)
-    try:
-        work(watcher)
-    except KeyboardInterrupt:
-        print(stopped(place), file=sys.stderr)
-        raise
-    finally:
-        if watcher.bar is not None:
-            watcher.bar.stop()
+        watcher = watcher_of(quiet)
+        try:
+            work(watcher)
+        except KeyboardInterrupt:
+            print(stopped(place), file=sys.stderr)
+            raise
+        finally:
+            if watcher.bar is not None:
+                watcher.bar.stop()
+    from autodidact.parallel import leads
+
+    if not leads():
+        return
     report = place / "report.html"
     print(f"run directory: {place}")
     print(f"report: {report}" if report.exists() else "no report: nothing was evaluated")
-
-
-def stopped(place: Path) -> str:
-    """How to go on with an interrupted run."""
-    from autodidact import checkpoint
-
-    if checkpoint.complete(place / "checkpoints"):
-        return f"stopped; go on with: autodidact train --resume {place}"
-    if (place / "run.json").exists():
-        return (
-            f"stopped before the first checkpoint: {place} cannot be resumed; "
-            "--save-every N writes one every N steps"
-        )
-    return "stopped before the start; nothing was written"
-
-
-def warn_of_code(model: str) -> None:
-    """Say loudly that code of strangers will run."""
-    from rich.console import Console
-
-    Console(stderr=True).print(
-        f"[bold white on red] trust_remote_code [/] code that comes with {model} will run on this "
-        "machine, with your rights",
-        highlight=False,
-    )

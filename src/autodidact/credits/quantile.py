@@ -11,7 +11,7 @@ from fractions import Fraction
 import torch
 from jaxtyping import Bool, Float, Shaped
 
-from autodidact.parallel import total
+from autodidact.parallel import taking_part, total
 
 Amount = int | Fraction | float
 
@@ -52,9 +52,9 @@ def quantile(
 
 def everywhere(values: Shaped[torch.Tensor, "n"]) -> Shaped[torch.Tensor, "m"]:
     """The values of all ranks, which may have different numbers of them."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    ranks, here = taking_part()
+    if ranks == 1:
         return values
-    ranks, here = torch.distributed.get_world_size(), torch.distributed.get_rank()
     sizes = torch.zeros(ranks, dtype=torch.long, device=values.device)
     sizes[here] = len(values)
     ends = total(sizes).cumsum(0).tolist()

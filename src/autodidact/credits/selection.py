@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from autodidact.batch import Batch
 from autodidact.credits.quantile import Amount, everywhere
 from autodidact.law import prompt_key, uniform
+from autodidact.parallel import taking_part
 
 SLACK = 1e-6
 """Values of rows that are this near to each other are the same, as far as rounding can tell."""
@@ -47,8 +48,7 @@ def most_varied(
 
     Source: down-sampling of rollouts, PODS, arXiv 2504.13818, and D3S, arXiv 2509.22115.
     """
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    here = torch.distributed.get_rank() if distributed else 0
+    _, here = taking_part()
     owner = everywhere(torch.full_like(names, here))
     known = (everywhere(values.double()) / SLACK).round()
     keys = zip(known.tolist(), everywhere(names).tolist(), range(len(known)), strict=True)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
+
+from autodidact.redact import redacted_text
 
 T = TypeVar("T")
 BUSY = 429
 PIECE = 65536
+LARGEST = 2**28
+"""Bytes of an answer: one of 100,000 tokens takes about a tenth of it."""
 SHOWN = 500
 """Characters of a server's message that are shown."""
 
@@ -33,10 +40,20 @@ class Refused(ValueError):
 
 
 def place(url: str) -> SplitResult:
-    """The parts of a server's address; `ValueError` for anything but http(s)://host[:port]."""
+    """The parts of a server's address; `ValueError` for anything but http(s)://host[:port].
+
+    User and password in it are refused too: it stands in run files and messages.
+    """
     found = urlsplit(url)
     if found.scheme not in ("http", "https") or not found.hostname:
-        raise ValueError(f"url={url!r} is not allowed: it must look like http://host:8000")
+        raise ValueError(
+            f"url={redacted_text(url)!r} is not allowed: it must look like http://host:8000"
+        )
+    if "@" in found.netloc:
+        raise ValueError(
+            f"url={redacted_text(url)!r} is not allowed: it carries a user or a password; a server "
+            "that wants a key gets it by key=NAME, a variable of the environment"
+        )
     return found
 
 
@@ -70,7 +87,7 @@ def ask(
         )
     try:
         answer = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for brackets in brackets
         raise Fault(f"{url} sent broken JSON of {len(text)} bytes: {error}") from error
     if not isinstance(answer, dict):
         raise Refused(status, f"{url} sent no JSON object but {type(answer).__name__}")
@@ -90,28 +107,50 @@ def _exchange(
         headers["Authorization"] = f"Bearer {secret}"
     try:
         line.connect()
-        socket = line.sock
-        path = at.path + (f"?{at.query}" if at.query else "")
-        payload = None if body is None else json.dumps(body)
-        line.request("GET" if body is None else "POST", path, payload, headers)
-        answer, pieces = line.getresponse(), []
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            socket.settimeout(left)
-            pieces.append(answer.read1(PIECE))
-            if not pieces[-1]:
-                return answer.status, _all(answer, b"".join(pieces))
+        with _cut(line.sock, deadline):
+            path = at.path + (f"?{at.query}" if at.query else "")
+            payload = None if body is None else json.dumps(body)
+            line.request("GET" if body is None else "POST", path, payload, headers)
+            answer, text = line.getresponse(), bytearray()
+            while piece := answer.read1(PIECE):
+                text += piece
+                if len(text) > LARGEST:
+                    raise http.client.HTTPException(f"more than {LARGEST} bytes")
+        if time.monotonic() < deadline:
+            return answer.status, _all(answer, bytes(text))
+    except (OSError, http.client.HTTPException) as error:
+        if time.monotonic() < deadline:
+            raise
+        raise TimeoutError from error
     finally:
         line.close()
+    raise TimeoutError
+
+
+@contextmanager
+def _cut(line: socket.socket, deadline: float) -> Iterator[None]:
+    """Cut a connection at a time of `time.monotonic`, whatever it waits for then.
+
+    A limit on each wait would not do: a server may send one byte of a header after the other.
+    """
+
+    def cut() -> None:
+        with suppress(OSError):  # the other side was faster
+            line.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(deadline - time.monotonic(), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _all(answer: http.client.HTTPResponse, text: bytes) -> bytes:
     """The bytes, if as many came as were announced."""
-    announced = answer.getheader("Content-Length")
-    if announced is not None and len(text) < int(announced):
-        raise http.client.IncompleteRead(text, int(announced) - len(text))
+    if answer.length:  # what is missing
+        raise http.client.IncompleteRead(text, answer.length)
     return text
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -89,7 +89,7 @@ def check(lm: LM, request: Request, answer: Answer, who: str) -> None:
         if type(word) is not int or not 0 <= word < words:
             raise ValueError(f"{who} gave token {word!r}, which the policy's {words} words lack")
     for value in logps:
-        if type(value) not in (int, float) or not math.isfinite(value) or value > SLACK:
+        if type(value) not in (int, float) or not -sys.float_info.max <= value <= SLACK:
             raise ValueError(
                 f"{who} gave the log-probability {value!r}: a finite number up to 0 is allowed"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,7 @@ STALE = (
     "Server(update='vllm') with a vLLM server that runs with VLLM_SERVER_DEV_MODE=1, or another "
     "engine for training"
 )
-TOKEN = "token_id:"
+TOKEN = re.compile(r"token_id:(\d{1,18})")
 
 
 @dataclass(eq=False)
@@ -63,7 +64,8 @@ class Server:
         key: NAME of the environment variable that holds the key, if the server wants one.
         update: how the server gets new weights. "vllm" writes them to a folder that the server
             can read and calls /collective_rpc and /reset_prefix_cache, which vLLM serves with
-            VLLM_SERVER_DEV_MODE=1. `None` makes a draw after an update an error.
+            VLLM_SERVER_DEV_MODE=1; also before the first draw, as it may have those of an earlier
+            run. `None` makes a draw after an update an error.
         folder: where those weights are written; the machine's temporary folder by default.
         tolerance: how many nats the server's log-probabilities may be off in the mean.
     """
@@ -118,11 +120,13 @@ class Server:
     def _follow(self, lm: LM) -> None:
         """See to it that the server has the weights, as far as that is known and possible."""
         weights = signature(lm)
-        if self._weights not in (None, weights):
-            if self.update is None:
-                raise ValueError(STALE)
+        if self._weights == weights:
+            return
+        if self.update is not None:
             self._trusted = False
             self._hand_over(lm)
+        elif self._weights is not None:
+            raise ValueError(STALE)
         self._weights = weights
 
     def _hand_over(self, lm: LM) -> None:
@@ -141,11 +145,10 @@ class Server:
             raise ValueError(f"the server {self.url} could not empty its prefix cache")
 
     def _first_model(self) -> str:
-        listed = self._send("/v1/models", None).get("data")
-        names = [m.get("id") for m in listed if isinstance(m, dict)] if listed else []
-        if not names:
-            raise ValueError(f"the server {self.url} lists no model: name it with model=")
-        return str(names[0])
+        match self._send("/v1/models", None):
+            case {"data": [{"id": str(name)}, *_]}:
+                return name
+        raise ValueError(f"the server {self.url} lists no model: name it with model=")
 
     def _send(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         secret = None if self.key is None else os.environ[self.key]
@@ -182,27 +185,28 @@ class Server:
                 ids = choice.get("token_ids") or _named(more.get("tokens"))
             case _:
                 raise ValueError(f"the server {self.url} sent no log-probabilities; {NEEDS}")
-        if ids is None:
+        if not isinstance(ids, list):
             raise ValueError(f"the server {self.url} sent no token ids; {NEEDS}")
         prompt = choice.get("prompt_token_ids")
         if prompt is not None and prompt != list(request.read):
+            count = f"{len(prompt)} other tokens" if isinstance(prompt, list) else "something else"
             raise ValueError(
-                f"the server {self.url} read {len(prompt)} other tokens than the "
-                f"{len(request.read)} of the prompt"
+                f"the server {self.url} read {count} than the {len(request.read)} of the prompt"
             )
-        return Answer(ids, logps, len(request.read) - _cached(found))
+        return Answer(ids, logps, len(request.read) - _cached(found, len(request.read)))
 
 
 def _named(tokens: Any) -> list[int] | None:
     """Token ids out of "token_id:17", `None` for words."""
-    if not isinstance(tokens, list) or not all(str(t).startswith(TOKEN) for t in tokens):
+    if not isinstance(tokens, list):
         return None
-    return [int(token.removeprefix(TOKEN)) for token in tokens]
+    found = [TOKEN.fullmatch(str(token)) for token in tokens]
+    return [int(each[1]) for each in found if each] if all(found) else None
 
 
-def _cached(found: dict[str, Any]) -> int:
-    """Prompt tokens that the server had in its cache, where it says so."""
+def _cached(found: dict[str, Any], read: int) -> int:
+    """Prompt tokens, of so many, that the server had in its cache, where it says so."""
     match found:
         case {"usage": {"prompt_tokens_details": {"cached_tokens": int(count)}}}:
-            return count
+            return min(max(count, 0), read)
     return 0

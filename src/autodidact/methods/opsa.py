@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 
 import torch
 
-from autodidact.credits.quantile import highest
+from autodidact.credits.quantile import everywhere, highest
 from autodidact.law import Law
 from autodidact.losses.importance import Correct, both_laws, corrected
 from autodidact.losses.policy import clipped
@@ -86,7 +85,7 @@ def _advantage(
     entropy: torch.Tensor, chosen: torch.Tensor, a_min: float, a_max: float
 ) -> torch.Tensor:
     """[B, T]: from a_max at the lowest entropy of the chosen tokens to a_min at the highest."""
-    low = entropy.masked_fill(~chosen, math.inf).min()
-    high = entropy.masked_fill(~chosen, -math.inf).max()
+    known = everywhere(entropy[chosen])
+    low, high = (known.min(), known.max()) if len(known) else (0.0, 0.0)
     rank = (entropy - low) / (high - low) if high - low > EQUAL else torch.ones_like(entropy)
     return torch.where(chosen, a_max + (a_min - a_max) * rank, 0.0)

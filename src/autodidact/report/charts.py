@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autodidact.redact import printable
 from autodidact.report.words import short
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def ends(axes: Axes, lines: Sequence[Line], levels: Sequence[Level], height: flo
     heights = apart([(mark[0] - low) / (high - low) * height for mark in marks], gap=15)
     for (_, label, colour, weight), up in zip(marks, heights, strict=True):
         axes.annotate(
-            label,
+            printable(label),
             (1, up / height),
             xycoords="axes fraction",
             xytext=(8, 0),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autodidact.names import choose
+from autodidact.names import choose, part
 
 Line = Mapping[str, Any]
 
@@ -62,7 +62,8 @@ def read(directory: Path) -> Record:
     """The contents of a run directory.
 
     Raises:
-        ValueError: the folder holds no `run.json`, its kind is unknown, or a file is not JSON.
+        ValueError: the folder holds no `run.json`, its kind is unknown, a file is not JSON, or an
+            arm has a name that is no folder's.
     """
     folder = Path(directory)
     if not (folder / "run.json").is_file():
@@ -75,7 +76,8 @@ def read(directory: Path) -> Record:
         return Record(folder, call, tuple(arms), tuple(complaints(arms, False)))
     arms = []
     for arm in call["arms"]:
-        places = [(folder / "arms" / arm["name"] / f"seed-{n}", n) for n in call["seeds"]]
+        home = folder / "arms" / part(f"{folder / 'run.json'}: arm", arm["name"])
+        places = [(home / f"seed-{int(n)}", n) for n in call["seeds"]]
         seeds = tuple(seed(place, number) for place, number in places if place.is_dir())
         arms.append(Arm(arm["name"], arm.get("arguments", {}), seeds))
     return Record(folder, call, tuple(arms), tuple(complaints(arms, True)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from autodidact.redact import printable
 from autodidact.report import words
 from autodidact.report.scored import TABLE
 
@@ -128,7 +129,7 @@ def cell(name: str, interval: dict[str, Any] | None, signed: bool = False) -> st
 
 
 def plain(text: str) -> Any:
-    """Text that rich does not read as markup."""
+    """Text that neither rich reads as markup nor a terminal as commands."""
     from rich.text import Text
 
-    return Text(text)
+    return Text(printable(text))

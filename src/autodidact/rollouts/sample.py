@@ -153,8 +153,9 @@ def answer(
         models.ledger.teacher_forward += drawn.verified
         models.ledger.calls += drawn.calls
         if store is not None and origin:
-            for i in missing:
-                store.add(*_named(origin, requests[i]), known[i])
+            with store.together():
+                for i in missing:
+                    store.add(*_named(origin, requests[i]), known[i])
     models.ledger.prefilled += read
     models.ledger.generated += sum(each.written for each in known.values())
     return [known[i] for i in range(len(requests))]

@@ -20,6 +20,7 @@ from autodidact.problem import Message, Problem, Task
 from autodidact.tasks import hendrycks, rows
 from autodidact.tasks.d1_rewards import gsm8k_number, gsm8k_reward, math_answer, math_reward
 from autodidact.tasks.tagged import FRAME
+from autodidact.tasks.values import as_text
 
 Wording = Literal["training", "evaluation"]
 """Which of its two prompts; the one of evaluation asks for a box within the tags."""
@@ -139,7 +140,7 @@ def _splits(
 def _problem(row: rows.Row, columns: tuple[str, str]) -> Problem:
     if row.fault:
         raise ValueError(f"{row.at}: {row.fault}")
-    question, worked = (rows.as_text(row.values, name) for name in columns)
+    question, worked = (as_text(row.values, name) for name in columns)
     if not question or not worked:
         raise ValueError(
             f"{row.at}: columns {', '.join(row.values)}; needed: {' and '.join(columns)}, with text"

@@ -1,19 +1,23 @@
 r"""The rewards of d1 for GSM8K and MATH, and how its evaluation reads an answer.
 
-Source: d1, arXiv 2504.12216, by its code. What it does by accident is kept, and said.
+Source: d1, arXiv 2504.12216, by its code. What it does by accident is kept, and said; but digits
+are those of ASCII here, and the work is linear in the text, where its patterns took the square.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from autodidact.tasks import hendrycks
 
-_STRICT = r"<reasoning>\n.*?\n</reasoning>\n<answer>\n.*?\n</answer>\n$"
-_SOFT = r"<reasoning>.*?</reasoning>\s*<answer>.*?</answer>"
-_NUMBER = re.compile(r"-?\d+\.?\d*")
-_BOX = re.compile(r"\\boxed{(.*?)}")
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+# Atomic groups `(?>...)` keep the first place that fits: where `.` passes line breaks, no later one
+# could fit better, and where it does not, the last pattern has the one other place.
+_STRICT = r"(?><reasoning>\n.*?\n</reasoning>\n<answer>\n).*?\n</answer>\n$"
+_SOFT = r"(?><reasoning>.*?</reasoning>\s*<answer>).*?</answer>"
+_BROKEN = r"(?><reasoning>.*?</reasoning>[^\S\n]*\n\s*<answer>).*?</answer>"
+_NUMBER = re.compile(r"-?[0-9]+\.?[0-9]*")
+_BOX = "\\boxed{"
 _ESCAPED = "\x08oxed"
 """What a backslash and `boxed` are in Python without `r`."""
 
@@ -37,8 +41,11 @@ def gsm8k_reward(completion: str, truth: str, multiline: bool = False) -> float:
     """
     given = completion.rpartition("<answer>")[2].partition("</answer>")[0].strip()
     flags = re.DOTALL if multiline else re.NOFLAG
-    forms = sum(re.match(form, completion, flags) is not None for form in (_STRICT, _SOFT))
-    return tags(completion) + 0.5 * forms + 0.5 * given.isdigit() + 2.0 * (given == truth)
+    strict, soft, broken = (
+        re.match(form, completion, flags) is not None for form in (_STRICT, _SOFT, _BROKEN)
+    )
+    digits = given.isascii() and given.isdigit()
+    return tags(completion) + 0.5 * (strict + (soft or broken) + digits) + 2.0 * (given == truth)
 
 
 def tags(completion: str) -> float:
@@ -62,12 +69,11 @@ def tags(completion: str) -> float:
 def gsm8k_number(completion: str) -> float | None:
     """How its evaluation reads a number: the first box that has one; else the last number of the
     first answer tag, or of what follows the last tag that opens, or of the whole text."""
-    for box in _BOX.findall(completion):
+    for box in _boxes(completion):
         if (found := _number(box.strip(), 0)) is not None:
             return found
-    tag = _TAG.search(completion)
     rest = completion.rpartition("<answer>")[2].partition("</answer>")[0]
-    for text in (tag[1] if tag else "", rest):
+    for text in (_first_tag(completion) or "", rest):
         if (found := _number(text.strip(), -1)) is not None:
             return found
     return None
@@ -91,14 +97,31 @@ def math_reward(completion: str, truth: str) -> float:
 
 def math_answer(completion: str) -> str | None:
     """How its evaluation reads an answer: in the last box, or else in the first answer tag."""
-    tag = _TAG.search(completion)
-    return hendrycks.boxed(completion) or (tag[1].strip() if tag else None)
+    tag = _first_tag(completion)
+    return hendrycks.boxed(completion) or (tag if tag is None else tag.strip())
+
+
+def _first_tag(text: str) -> str | None:
+    """What is in the first answer tag that is closed; `None` without one."""
+    inside, closed, _ = text.partition("<answer>")[2].partition("</answer>")
+    return inside if closed else None
+
+
+def _boxes(text: str) -> Iterator[str]:
+    """What is in each box, up to the first brace that closes, in its line."""
+    for line in text.split("\n"):
+        while True:
+            inside, closed, rest = line.partition(_BOX)[2].partition("}")
+            if not closed:
+                break
+            yield inside
+            line = rest
 
 
 def _number(text: str, which: int) -> float | None:
     """The number that a text is, or else one of those that it holds."""
     try:
-        return float(text)
+        return float(text if text.isascii() else "no number")
     except ValueError:
         found = _NUMBER.findall(text)
         return float(found[which]) if found else None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import combinations
 
-from autodidact.tasks.arithmetic import Node, parse, value
+from autodidact.tasks.arithmetic import LENGTH, Node, parse, value
 
 MOST = 5
 """Most numbers that `solve` takes: 5 take seconds, and each further one 100 times as long."""
@@ -26,6 +26,8 @@ Term = tuple[int, str]
 
 def leaves(expression: str) -> list[int]:
     """The numbers of an expression, in order; `ValueError` for one that is no whole number."""
+    if len(expression) > LENGTH:
+        raise ValueError(f"expression of {len(expression)} characters; at most {LENGTH} are read")
     found = _NUMBER.findall(expression)
     for text in found:
         if not text.isdigit() or len(text) > 12:

@@ -59,8 +59,10 @@ def boxed(text: str) -> str | None:
         return text.rpartition("\\boxed ")[2].partition("$")[0]
     start = text.rfind("\\boxed")
     start = text.rfind("\\fbox") if start < 0 else start
+    if start < 0:
+        return None
     depth = 0
-    for at in range(start, len(text) if start >= 0 else 0):
+    for at in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[at], 0)
         if text[at] == "}" and depth == 0:
             box = text[start : at + 1]

@@ -12,6 +12,7 @@ from autodidact.problem import Problem
 from autodidact.tasks import expressions, rows, spoken
 from autodidact.tasks.arithmetic import parse, value
 from autodidact.tasks.tagged import FRAME, tagged
+from autodidact.tasks.values import as_text
 from autodidact.tasks.worked import worked
 
 Wording = Literal["d1", "terse"]
@@ -147,7 +148,7 @@ def from_file(path: Path, wording: Wording = "d1", operators: str = "+-*/") -> l
         try:
             if row.fault:
                 raise ValueError(row.fault)
-            given, target = (rows.as_text(row.values, name, numbers=True) for name in _COLUMNS)
+            given, target = (as_text(row.values, name, numbers=True) for name in _COLUMNS)
             if given is None or target is None:
                 raise ValueError(f"columns {', '.join(row.values)}; needed: input, output")
             numbers = [int(number) for number in given.split(",")]

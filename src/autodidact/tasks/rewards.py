@@ -16,27 +16,46 @@ async ones run at once. It is called with lists, one entry a completion:
 Token ids are not passed: a reward here reads text. `None` and NaN mean "cannot be scored", as in
 TRL, and so does an infinite number; a completion that no function scores has no reward, otherwise
 it has the weighted sum of the functions that scored it.
+
+The functions run in a process of their own (`worker`), kept between calls, under `Limits`; what
+crosses is JSON. Where a call raises, hangs or ends the process, its completions are asked again one
+by one, and only those that fail again cannot be scored. A function that is no import path, such as
+one put into `Task.reward` in Python, runs in this process without limits.
 """
 
 from __future__ import annotations
 
-import asyncio
-import atexit
-import inspect
+import json
 import math
-import threading
+import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any, NamedTuple, get_args
 
 from autodidact.names import choose, nearest
 from autodidact.problem import Message, Problem
-from autodidact.tasks.importing import ALLOWED, load, raised
+from autodidact.tasks.importing import ALLOWED
+from autodidact.tasks.limits import Limits
+from autodidact.tasks.terms import Form, Term, term_of, worker_for
+from autodidact.tasks.worker import Worker, WorkerError
 
-Form = Literal["auto", "text", "messages"]
+LARGEST = 1e15
+"""Largest reward; the squares of larger ones get lost or overflow in float32."""
+PATIENCE = 10
+"""How many times the wall limit asking one by one may take in all."""
+LINES = 3
+"""Lines that a message quotes of what a function printed, or of where it stood."""
+_TOOLS = ("log_metric", "log_extra", "trainer_state")
+_OWN = ("prompts", "completions", *_TOOLS)
+
+
+class _Failure(NamedTuple):
+    """Why completions have no score: in short, to be counted, and with all that is known."""
+
+    kind: str
+    text: str
 
 
 def user_reward(
@@ -44,6 +63,7 @@ def user_reward(
     *,
     form: Form = "auto",
     prompt: Callable[[Problem], list[Message]] | None = None,
+    limits: Limits | str | None = None,
 ) -> UserReward:
     """A reward from functions named by import path.
 
@@ -54,6 +74,7 @@ def user_reward(
             what TRL passes for conversational data. `"auto"`: messages if the function annotates
             `completions` as a list of lists (as those of `trl.rewards` do), else text.
         prompt: what the model read, as `Task.prompt`; the question alone by default.
+        limits: of their process, see `Limits`; as text, `"seconds=300,env=OPENAI_API_KEY"`.
 
     Raises:
         ValueError: no such file, module or function, a weight that is no number, or a function
@@ -63,20 +84,10 @@ def user_reward(
     parts = spec.split(",") if isinstance(spec, str) else list(spec)
     if not parts:
         raise ValueError(f"reward {spec!r} names no function; allowed: {ALLOWED} (=weight)")
-    terms = [_term(part.strip(), form) for part in parts]
-    return UserReward(tuple(terms), prompt or _question)
-
-
-@dataclass(frozen=True)
-class Term:
-    """One user function: its name for messages, its weight, and whether it reads messages."""
-
-    name: str
-    function: Callable[..., Any]
-    weight: float
-    messages: bool
-    wanted: frozenset[str] | None
-    required: tuple[str, ...]
+    bounds = limits if isinstance(limits, Limits) else Limits.of(limits or "")
+    worker = worker_for(bounds)
+    terms = [term_of(part.strip(), form, worker, bounds) for part in parts]
+    return UserReward(tuple(terms), prompt or _question, bounds, worker)
 
 
 @dataclass(frozen=True)
@@ -86,13 +97,16 @@ class UserReward:
     Attributes:
         terms: the functions.
         prompt: what the model read for a problem.
+        limits, worker: of the process, and the process.
         unscored: how many scores were missing so far, by reason
-            (`"a.py:f returned NaN"`).
+            (`"a.py:f returned NaN"`, `"a.py:f raised KeyError"`).
         metrics, extra: what the functions logged, the latest values by name.
     """
 
     terms: tuple[Term, ...]
     prompt: Callable[[Problem], list[Message]]
+    limits: Limits
+    worker: Worker
     unscored: Counter[str] = field(default_factory=Counter)
     metrics: dict[str, float] = field(default_factory=dict)
     extra: dict[str, list[Any]] = field(default_factory=dict)
@@ -103,24 +117,75 @@ class UserReward:
         """Scores, one a completion; `None` where no function gave one.
 
         Raises:
-            ValueError: a function failed, or returned something else than a list with one number
-                or `None` a completion; names the function.
+            ValueError: a function returned something else than a list with one number or `None` a
+                completion, or failed on more of them than the limits allow; names the function.
         """
         if not completions:
             return []
         columns = _columns(problems)
         calls = [self._arguments(term, problems, completions, columns) for term in self.terms]
-        waiting = {
-            index: _awaited(term, call)
-            for index, (term, call) in enumerate(zip(self.terms, calls, strict=True))
-            if inspect.iscoroutinefunction(_callable(term.function))
-        }
-        results = dict(zip(waiting, _gather(waiting.values()), strict=True)) if waiting else {}
         scores = []
-        for index, (term, call) in enumerate(zip(self.terms, calls, strict=True)):
-            result = results[index] if index in results else _called(term, call)
-            scores.append(self._checked(term, result, len(completions)))
+        found = self._asked(self.terms, calls, self.limits.seconds)
+        for term, call, values in zip(self.terms, calls, found, strict=True):
+            if isinstance(values, _Failure):
+                scores.append(self._one_by_one(term, call, values))
+            else:
+                scores.append([self._number(term, value) for value in values])
         return [self._sum(row) for row in zip(*scores, strict=True)]
+
+    def _asked(
+        self, terms: Sequence[Term], calls: Sequence[dict[str, list[Any]]], wall: float
+    ) -> list[list[float | None] | _Failure]:
+        """What the functions return, or why they do not."""
+        request = [
+            (term.name, len(call["completions"]), [t for t in _TOOLS if term.takes(t)],
+             {name: values for name, values in call.items() if term.takes(name)})
+            for term, call in zip(terms, calls, strict=True)
+        ]  # fmt: skip
+        try:
+            reply = self.worker.ask({"calls": request}, wall)
+        except WorkerError as error:
+            if len(terms) > 1:  # to find out which of them it was
+                pairs = zip(terms, calls, strict=True)
+                return [self._asked([term], [call], wall)[0] for term, call in pairs]
+            return [_Failure(error.reason, " | ".join([error.reason, *_last_words(error.said)]))]
+        self.metrics.update(reply["metrics"])
+        self.extra.update(reply["extra"])
+        return [_read(term, found) for term, found in zip(terms, reply["results"], strict=True)]
+
+    def _one_by_one(
+        self, term: Term, call: dict[str, list[Any]], why: _Failure
+    ) -> list[float | None]:
+        """The scores of completions asked alone, as asking them together failed."""
+        count, ends = len(call["completions"]), time.monotonic() + PATIENCE * self.limits.seconds
+        scores: list[float | None] = []
+        failed: list[_Failure] = []
+        for row in range(count):
+            alone = {name: [values[row]] for name, values in call.items()}
+            wall = min(self.limits.seconds, ends - time.monotonic())
+            found: list[float | None] | _Failure = why
+            if wall <= 0:
+                found = _Failure("was not asked: time is up", why.text)
+            elif count > 1:
+                found = self._asked([term], [alone], wall)[0]
+            if isinstance(found, _Failure):
+                failed.append(found)
+                self.unscored[f"{term.name} {found.kind}"] += 1
+                if len(failed) > self.limits.unscorable * count:
+                    raise ValueError(
+                        f"reward function {term.name} {failed[0].text}; {len(failed)} of the first "
+                        f"{row + 1} of {count} completions cannot be scored, allowed: a share of "
+                        f"{self.limits.unscorable:g}"
+                    )
+                scores.append(None)
+            else:
+                scores += [self._number(term, value) for value in found]
+        warnings.warn(
+            f"reward function {term.name} {why.text}; asked one by one, {len(failed)} of {count} "
+            "completions could not be scored",
+            stacklevel=3,
+        )
+        return scores
 
     def _arguments(
         self,
@@ -128,53 +193,42 @@ class UserReward:
         problems: Sequence[Problem],
         completions: Sequence[str],
         columns: dict[str, list[Any]],
-    ) -> dict[str, Any]:
+    ) -> dict[str, list[Any]]:
+        """What a function is called with; `completions` also where it does not take them."""
         if missing := [name for name in term.required if name not in columns and name not in _OWN]:
             raise ValueError(
                 f"reward function {term.name} needs the column {missing[0]!r}, which the data does "
                 f"not have; columns: {', '.join(columns)}{nearest(missing[0], columns)}"
             )
+        taken = {name: values for name, values in columns.items() if term.takes(name)}
+        for name, values in taken.items():
+            try:
+                json.dumps(values)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"column {name!r} cannot be passed to reward function {term.name}: {error}; "
+                    "allowed: what JSON can hold, or a function that names the columns it takes"
+                ) from error
         prompts = [self.prompt(problem) for problem in problems]
-        arguments: dict[str, Any] = {
-            **{name: list(values) for name, values in columns.items()},
+        return {
+            **taken,
             "prompts": prompts if term.messages else ["\n\n".join(_texts(p)) for p in prompts],
             "completions": [[{"role": "assistant", "content": text}] for text in completions]
             if term.messages
             else list(completions),
-            "log_metric": lambda name, value: self.metrics.__setitem__(name, float(value)),
-            "log_extra": lambda name, values: self.extra.__setitem__(name, list(values)),
-            "trainer_state": None,
         }
-        if term.wanted is None:
-            return arguments
-        return {name: value for name, value in arguments.items() if name in term.wanted}
 
-    def _checked(self, term: Term, result: Any, count: int) -> list[float | None]:
-        values = result.tolist() if hasattr(result, "tolist") else result
-        if not isinstance(values, list | tuple):
-            raise ValueError(
-                f"reward function {term.name} returned {type(result).__name__}; "
-                "allowed: a list with a number or None for each completion"
-            )
-        if len(values) != count:
-            raise ValueError(
-                f"reward function {term.name} returned {len(values)} rewards for {count} "
-                "completions; allowed: exactly one each"
-            )
-        return [self._number(term, index, value) for index, value in enumerate(values)]
-
-    def _number(self, term: Term, index: int, value: Any) -> float | None:
-        value = value.item() if hasattr(value, "item") else value
-        if value is not None and not isinstance(value, Real):
-            raise ValueError(
-                f"reward function {term.name} returned {value!r:.60} ({type(value).__name__}) for "
-                f"completion {index}; allowed: a number or None"
-            )
-        if value is None or not math.isfinite(value):
-            found = "None" if value is None else "NaN" if math.isnan(value) else "infinity"
-            self.unscored[f"{term.name} returned {found}"] += 1
-            return None
-        return float(value)
+    def _number(self, term: Term, value: float | None) -> float | None:
+        if value is not None and abs(value) <= LARGEST:
+            return value
+        if value is None:
+            found = "None"
+        elif math.isfinite(value):
+            found = f"a number beyond {LARGEST:g}"
+        else:
+            found = "NaN" if math.isnan(value) else "infinity"
+        self.unscored[f"{term.name} returned {found}"] += 1
+        return None
 
     def _sum(self, scores: Sequence[float | None]) -> float | None:
         parts = [
@@ -185,45 +239,23 @@ class UserReward:
         return math.fsum(parts) if parts else None
 
 
-_OWN = ("prompts", "completions", "log_metric", "log_extra", "trainer_state")
+def _read(term: Term, found: dict[str, Any]) -> list[float | None] | _Failure:
+    if "wrong" in found:
+        raise ValueError(found["wrong"])
+    if "raised" not in found:
+        return found["values"]
+    hint = "; does it read chat messages? Then say form='messages'"
+    hint = hint if found["raised"] == "TypeError" and not term.messages else ""
+    return _Failure(f"raised {found['raised']}", f"raised {found['text']}{hint}")
 
 
-def _term(spec: str, form: Form) -> Term:
-    _, equals, weight = spec.rpartition(":")[2].partition("=")
-    name = spec.removesuffix(equals + weight)
-    try:
-        factor = float(weight) if equals else 1.0
-    except ValueError:
-        factor = math.nan
-    if not math.isfinite(factor):
-        raise ValueError(f"weight {weight!r} in reward {spec!r}; allowed: a finite number")
-    function = load(name)
-    parameters = inspect.signature(function).parameters
-    kinds = inspect.Parameter
-    named = {n: p for n, p in parameters.items() if p.kind is not kinds.VAR_KEYWORD}
-    if any(p.kind in (kinds.POSITIONAL_ONLY, kinds.VAR_POSITIONAL) for p in named.values()):
-        raise ValueError(
-            f"reward function {name} takes unnamed arguments; allowed: "
-            "f(prompts, completions, **columns)"
-        )
-    if "completion_ids" in named and named["completion_ids"].default is kinds.empty:
-        raise ValueError(
-            f"reward function {name} needs completion_ids; token ids are not passed to "
-            "rewards, which read text"
-        )
-    if form == "auto":
-        annotation = str(getattr(named.get("completions"), "annotation", ""))
-        messages = annotation.replace("typing.", "").lower().startswith("list[list[")
-    else:
-        messages = form == "messages"
-    return Term(
-        name,
-        function,
-        factor,
-        messages,
-        frozenset(named) if len(named) == len(parameters) else None,
-        tuple(n for n, p in named.items() if p.default is kinds.empty),
-    )
+def _last_words(said: str) -> list[str]:
+    """Where the user's code stood when its process was ended, else the last lines it printed."""
+    _, dumped, frames = said.rpartition("(most recent call first):")
+    if not dumped:
+        return [line.strip() for line in said.splitlines()[-LINES:]]
+    places = [line.strip() for line in frames.splitlines() if line.lstrip().startswith("File ")]
+    return [place for place in places if "autodidact/tasks" not in place][:LINES]
 
 
 def _columns(problems: Sequence[Problem]) -> dict[str, list[Any]]:
@@ -232,54 +264,6 @@ def _columns(problems: Sequence[Problem]) -> dict[str, list[Any]]:
     for name in ("question", "solution", "answer"):
         columns[name] = [getattr(problem, name) for problem in problems]
     return columns
-
-
-def _called(term: Term, arguments: dict[str, Any]) -> Any:
-    try:
-        return term.function(**arguments)
-    except Exception as error:  # the user's own code may raise anything
-        raise _failure(term, error) from error
-
-
-async def _awaited(term: Term, arguments: dict[str, Any]) -> Any:
-    try:
-        return await term.function(**arguments)
-    except Exception as error:  # the user's own code may raise anything
-        raise _failure(term, error) from error
-
-
-def _failure(term: Term, error: Exception) -> ValueError:
-    hint = "; does it read chat messages? Then say form='messages'"
-    hint = hint if isinstance(error, TypeError) and not term.messages else ""
-    return ValueError(f"reward function {term.name} raised {raised(error)}{hint}")
-
-
-def _callable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that runs on a call: `__call__` of an object."""
-    return function if inspect.isroutine(function) else type(function).__call__
-
-
-def _gather(calls: Any) -> list[Any]:
-    async def all_of_them() -> list[Any]:
-        return await asyncio.gather(*calls)
-
-    return asyncio.run_coroutine_threadsafe(all_of_them(), _loop()).result()
-
-
-@cache
-def _loop() -> asyncio.AbstractEventLoop:
-    """One event loop for all calls, so that the clients a function keeps open stay usable."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="rewards", daemon=True)
-    thread.start()
-
-    def stop() -> None:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-    atexit.register(stop)
-    return loop
 
 
 def _question(problem: Problem) -> list[Message]:

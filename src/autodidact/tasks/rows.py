@@ -9,14 +9,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal
 from difflib import get_close_matches
-from math import isfinite
 from pathlib import Path
 from typing import Any
+
+from autodidact.tasks.values import LONGEST, fault_of, named, short
 
 READERS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """Kinds of file that `read` knows, by how their names end."""
@@ -51,10 +52,7 @@ def sources(path: str, split: str, config: str | None) -> tuple[list[Row], list[
             held_out = [_file_of(place, name) for name in HELD_OUT if name != split]
             return read(train), next((read(file) for file in held_out if file), None)
     elif place.suffix.lower() in READERS or not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
-        raise ValueError(
-            f"{path}: no such file or folder{_nearest_file(place)}; "
-            "a data set of the hub is named owner/name"
-        )
+        raise ValueError(f"{path}: {_no_file(place)}; a data set of the hub is named owner/name")
     return _from_datasets(path, split, config)
 
 
@@ -66,7 +64,7 @@ def read(path: Path) -> list[Row]:
             f"{path}: files {kind or 'without ending'} are not read; allowed: " + ", ".join(READERS)
         )
     if not path.is_file():
-        raise ValueError(f"{path}: no such file{_nearest_file(path)}")
+        raise ValueError(f"{path}: {_no_file(path)}")
     if kind == ".parquet":
         rows = list(_parquet(path))
     elif kind in (".csv", ".tsv"):
@@ -80,32 +78,13 @@ def read(path: Path) -> list[Row]:
     return rows
 
 
-def as_text(values: dict[str, Any], column: str, numbers: bool = False) -> str | None:
-    """The text in a column, `None` where it has none; with `numbers`, a number is text too.
-
-    Raises:
-        ValueError: it is of another type, NaN or infinite, or half a character.
-    """
-    found = values.get(column)
-    if numbers and isinstance(found, int | float | Decimal) and not isinstance(found, bool):
-        if not isfinite(found):
-            raise ValueError(f"column {column!r} holds {found}; allowed: text or a finite number")
-        return format(Decimal(str(found)), "f")  # never 1e+16
-    if found is not None and not isinstance(found, str):
-        allowed = "text or a number" if numbers else "text"
-        raise ValueError(
-            f"column {column!r} holds a {type(found).__name__} ({_short(str(found))}); "
-            f"allowed: {allowed}"
-        )
-    if found is not None and re.search("[\ud800-\udfff]", found):
-        raise ValueError(f"column {column!r} holds half a surrogate pair; allowed: Unicode text")
-    return found
-
-
 def _jsonl(path: Path) -> Iterator[Row]:
     for number, line in enumerate(_bytes(path).split(b"\n"), 1):
         at = f"{path}:{number}"
         if not line.strip():
+            continue
+        if len(line) > LONGEST:
+            yield Row(at, fault=f"{len(line)} bytes in a row; at most {LONGEST} are read")
             continue
         try:
             text = line.decode("utf-8")
@@ -121,7 +100,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
             yield Row(
                 at,
                 fault=f"broken JSON at column {error.colno}: {error.msg}; found "
-                f"{_short(text)}; allowed: one JSON object a line",
+                f"{short(text)}; allowed: one JSON object a line",
             )
         except (ValueError, RecursionError) as error:  # a number of 5,000 digits, deep nesting
             yield Row(at, fault=f"JSON that cannot be read: {error}")
@@ -154,16 +133,16 @@ def _csv(path: Path, delimiter: str) -> Iterator[Row]:
     try:
         names = reader.fieldnames or []
         if len(set(names)) < len(names):
-            raise ValueError(f"{path}:1: a column name stands twice in {names}")
+            raise ValueError(f"{path}:1: a column name stands twice in {named(names)}")
         line = reader.line_num + 1
         for values in reader:
             at, line = f"{path}:{line}", reader.line_num + 1
             extra = values.pop(None, [])
             found = sum(value is not None for value in values.values()) + len(extra)
             if found != len(names):
-                yield Row(at, fault=f"{found} fields; the header has {len(names)}: {names}")
+                yield Row(at, fault=f"{found} fields; the header has {len(names)}: {named(names)}")
             else:
-                yield Row(at, values)
+                yield _row(at, values)
     except csv.Error as error:
         raise ValueError(f"{path}:{line}: broken CSV: {error}") from error
 
@@ -173,11 +152,14 @@ def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: no readable Parquet file: {error}") from error
-    for number, values in enumerate(table.to_pylist(), 1):
-        yield Row(f"{path}: row {number}", values)
+        table = pyarrow.parquet.read_table(path, page_checksum_verification=True)
+        table.validate(full=True)
+        rows = table.to_pylist()
+    # What damaged bytes make: sizes, dates and characters that there are none of.
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        raise ValueError(f"{path}: no readable Parquet file: {short(str(error))}") from error
+    for number, values in enumerate(rows, 1):
+        yield _row(f"{path}: row {number}", values)
 
 
 def _from_datasets(path: str, split: str, config: str | None) -> tuple[list[Row], list[Row] | None]:
@@ -210,19 +192,27 @@ def _from_datasets(path: str, split: str, config: str | None) -> tuple[list[Row]
 def _rows_of(name: str, dataset: Any) -> list[Row]:
     if len(dataset) == 0:
         raise ValueError(f"{name}: the data set holds no rows; at least one is needed")
-    return [Row(f"{name}: row {i}", dict(values)) for i, values in enumerate(dataset, 1)]
+    return [_row(f"{name}: row {i}", dict(values)) for i, values in enumerate(dataset, 1)]
 
 
 def _object(at: str, values: Any) -> Row:
     if isinstance(values, dict):
-        return Row(at, values)
+        return _row(at, values)
     return Row(at, fault=f"found a {type(values).__name__}; allowed: one JSON object")
+
+
+def _row(at: str, values: dict[str, Any]) -> Row:
+    """A row of its values, or of what is wrong with them."""
+    fault = fault_of(values)
+    return Row(at, values) if fault is None else Row(at, fault=fault)
 
 
 def _bytes(path: Path) -> bytes:
     raw = path.read_bytes()
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ValueError(f"{path}:1: UTF-16 text; allowed: UTF-8 text")
+    if b"\0" in raw[:4]:
+        raise ValueError(f"{path}:1: UTF-16 text or no text at all; allowed: UTF-8 text")
     return raw.removeprefix(b"\xef\xbb\xbf")
 
 
@@ -246,11 +236,16 @@ def _file_of(folder: Path, name: str) -> Path | None:
     return found[0] if found else None
 
 
+def _no_file(path: Path) -> str:
+    """Why a path is not one of a file, with the nearest one that is."""
+    if path.is_symlink() and not path.exists():
+        return f"a link to {os.readlink(path)!r}, where nothing is"
+    if path.exists():
+        return "neither a file nor a folder" if not path.is_dir() else "a folder, not a file"
+    return f"no such file or folder{_nearest_file(path)}"
+
+
 def _nearest_file(path: Path) -> str:
     names = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     match = get_close_matches(path.name, names, n=1, cutoff=0.5)
     return f"; did you mean {str(path.parent / match[0])!r}?" if match else ""
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -135,8 +135,11 @@ def _balanced(text: str) -> str:
         depth += (sign == "(") - (sign == ")")
         if depth < 0:
             spare, depth = spare + 1, 0
-    while depth and text.startswith("("):
-        text, depth = text[1:].lstrip(), depth - 1
-    while spare and text.endswith(")"):
-        text, spare = text[:-1].rstrip(), spare - 1
-    return text
+    begins, ends = 0, len(text)
+    while begins < ends and (text[begins] == " " or (depth and text[begins] == "(")):
+        depth -= text[begins] == "("
+        begins += 1
+    while begins < ends and (text[ends - 1] == " " or (spare and text[ends - 1] == ")")):
+        spare -= text[ends - 1] == ")"
+        ends -= 1
+    return text[begins:ends]

@@ -22,6 +22,7 @@ from autodidact.problem import Problem, Task
 from autodidact.tasks import grids, rows
 from autodidact.tasks.asking import TERSE, Asking
 from autodidact.tasks.tagged import tagged
+from autodidact.tasks.values import as_text
 
 Wording = Literal["d1", "terse"]
 """`"d1"`: the published prompt with tags; `"terse"`: the digits alone, for a tiny model."""
@@ -228,7 +229,7 @@ def _from_file(path: Path, wording: Wording) -> list[Problem]:
         try:
             if row.fault:
                 raise ValueError(row.fault)
-            puzzle, key = (rows.as_text(row.values, name) for name in _COLUMNS)
+            puzzle, key = (as_text(row.values, name) for name in _COLUMNS)
             if puzzle is None or key is None:
                 raise ValueError(f"columns {', '.join(row.values)}; needed: {', '.join(_COLUMNS)}")
             problems.append(problem(puzzle, key, wording))

@@ -11,7 +11,8 @@ from typing import Any
 from autodidact.names import choose, nearest
 from autodidact.problem import Problem
 from autodidact.tasks import puzzles, sudoku
-from autodidact.tasks.rows import Row, as_text, read
+from autodidact.tasks.rows import Row, read
+from autodidact.tasks.values import as_text
 from autodidact.tasks.verifiers import exact, mathematics, numeric, reference
 
 TASKS: dict[str, Callable[[Problem, str], bool]] = {
