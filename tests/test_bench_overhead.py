@@ -18,6 +18,7 @@ def _threads():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_runs_in_small_and_both_sides_end_with_the_same_weights(tmp_path, capsys):
     written = tmp_path / "rows.json"
     assert overhead.main(["--quick", "--json", str(written)]) == 0, capsys.readouterr().out

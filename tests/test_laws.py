@@ -880,8 +880,8 @@ def test_a_run_replays_from_its_run_file(name, tmp_path):
     spec = Spec(
         Call(method_of(name), ROWS[name].run),
         GRIDS if ROWS[name].masked else Call("tiny_calculation", {"train": 30, "test": 6}),
-        Run(steps=2, rows=8, lr=1e-3, micro_rows=5 if name != "dpo" else 8, eval_points=1,
-            eval_problems=3, eval_samples=2, eval_length=12, seed=5),
+        Run(steps=2, rows=8, lr=1e-3, micro_rows=5 if name != "dpo" else 8, eval_points=0,
+            eval_problems=1, eval_samples=2, eval_length=12, seed=5),
         model="tiny_diffusion_early" if ROWS[name].masked else "tiny",
     )  # fmt: skip
     first = execute(spec, tmp_path / "first")
@@ -906,17 +906,13 @@ class Pull(Watcher):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("lora", [0, 4])
 @pytest.mark.parametrize(
-    "call",
+    ("call", "lora"),
     [
-        Call("opsd", {"length": 12, "teacher": "initial"}),
-        Call("opsd", {"length": 12, "teacher": "ema:0.5"}),
-        Call("opsd", {"length": 12, "teacher": "policy"}),
-        Call("opsd", {"length": 12, "teacher": "copy:2", "context": "other"}),
-        Call("grpo", {"length": 12, "n": 4, "kl": 0.05}),
-        Call("ppo", {"length": 12, "n": 2, "kl": 0.05}),
-        Call("hapo", {"length": 12, "n": 4, "waves": 1}),
+        (Call("opsd", {"length": 12, "teacher": "initial", "context": "other"}), 4),
+        (Call("opsd", {"length": 12, "teacher": "ema:0.5"}), 4),
+        (Call("grpo", {"length": 12, "n": 4, "kl": 0.05}), 0),
+        (Call("hapo", {"length": 12, "n": 4, "waves": 1}), 0),
     ],
     ids=str,
 )

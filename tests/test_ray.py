@@ -126,6 +126,7 @@ def test_actors_draw_what_one_process_draws_and_are_replaced(cluster, fresh):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 # Ray sets what Ray has deprecated.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
 def test_training_on_workers_that_are_killed(cluster, tmp_path):

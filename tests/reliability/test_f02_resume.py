@@ -96,7 +96,15 @@ def assert_same(one: Path, two: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=pytest.mark.long if name in ("initial", "policy", "segments") else ()
+        )
+        for name in SPECS
+    ],
+)
 def test_killed_after_every_step(name, tmp_path):
     made = SPECS[name]()
     whole = execute(made, tmp_path / "whole")
