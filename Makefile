@@ -35,6 +35,7 @@ check: .venv/dev
 
 docs: .venv/dev
 	$(BIN)/python -m docs.build
+	$(BIN)/python -m recipes.scale --write
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

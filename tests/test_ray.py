@@ -60,6 +60,7 @@ def alone(out, arm):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_arm_that_is_killed_is_retried_from_its_checkpoint(cluster, tmp_path):
     """F1: a comparison on the cluster, one worker of which is killed: the numbers of one process."""
     kill, out = Kill(tmp_path / "reward", after=2), tmp_path / "run"

@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -145,7 +145,7 @@ class Training:
         rollout, ledger = self.method.rollout, self.models.ledger
         if self.ahead is None:
             problems, seed = self.asked(self.step)
-            with self.models.opened():
+            with self.models.opened() if rollout.draws else nullcontext():
                 batch = rollout(problems, self.models, self.task, seed)
             return dated(batch, ledger.optimizer_steps) if rollout.draws else batch
         first = self.step + len(self.ahead.waiting)

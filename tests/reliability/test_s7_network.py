@@ -87,6 +87,7 @@ def test_the_guard_sees_the_network(guarded):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_train_compare_and_report_contact_nothing(guarded, tmp_path):
     data = tmp_path / "data.jsonl"
     rows = [

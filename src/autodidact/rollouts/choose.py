@@ -130,7 +130,7 @@ class WithSpread(Rollout):
         return self.waves * super().problems(rows)
 
     def __call__(self, problems: Sequence[Problem], models: Models, task: Task, seed: int) -> Batch:
-        wanted = len(problems) // self.waves
+        wanted = max(1, len(problems) // self.waves)
         kept: list[Batch] = []
         groups = 0
         for start in range(0, len(problems), wanted):
