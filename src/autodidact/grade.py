@@ -41,6 +41,12 @@ def grade(batch: Batch, models: Models) -> Batch:
     return batch.put(reward=_column(rewards), correct=_column(judge(batch, written)))
 
 
+def graded(batch: Batch, models: Models) -> Batch:
+    """The batch, graded where it was drawn and has no reward yet."""
+    drawn = "raw" in batch.streams and "reward" not in batch.streams
+    return grade(batch, models) if drawn else batch
+
+
 def judge(batch: Batch, written: Sequence[str]) -> list[float | None]:
     """1 for right, 0 for wrong, `None` where the task or the problem has no answer."""
     correct = batch.task.correct

@@ -24,7 +24,7 @@ from autodidact.files import named, sync_all, temporary, write
 from autodidact.memory import MEMORY
 from autodidact.problem import Problem
 from autodidact.redact import redacted
-from autodidact.serial import FIELDS, STREAM, tensors_of
+from autodidact.serial import batch_of_tensors, tensors_of
 from autodidact.strict import numbers, strict
 from autodidact.train import Training
 
@@ -124,17 +124,7 @@ def kept_batch(folder: Path, training: Training) -> Batch:
         if isinstance(row, int) and row >= len(train):
             raise ValueError(f"{folder} needs problem {row}, and the task has {len(train)}")
     rows = [train[row] if isinstance(row, int) else Problem(**row) for row in described["rows"]]
-    return Batch(
-        **{name: tensors[name] for name in FIELDS},
-        rows=tuple(rows),
-        task=training.task,
-        temperature=described["temperature"],
-        streams={
-            name.removeprefix(STREAM): value
-            for name, value in tensors.items()
-            if name.startswith(STREAM)
-        },
-    )
+    return batch_of_tensors(tensors, rows, training.task, described["temperature"])
 
 
 def kept_fault(folder: Path) -> Line:

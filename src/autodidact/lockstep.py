@@ -36,7 +36,7 @@ class Lockstep:
     def until(self, wish: int) -> None:
         """Return when it is time for this; until then stand in for what others do."""
         while not self.open:
-            now = int(torch.tensor(_wishes(wish)).min())
+            now = _first(wish)
             if now == wish:
                 return
             if now == BACKWARD:
@@ -65,9 +65,8 @@ class Lockstep:
         self.until(DONE)
 
 
-def _wishes(wish: int) -> list[int]:
-    ranks = torch.distributed.get_world_size()
-    found = torch.zeros(ranks, dtype=torch.long)
-    found[torch.distributed.get_rank()] = wish
-    torch.distributed.all_reduce(found)
-    return found.tolist()
+def _first(wish: int) -> int:
+    """The lowest of what all ranks want."""
+    found = torch.tensor(wish)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MIN)
+    return int(found)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from autodidact.grade import grade
+from autodidact.grade import graded
 from autodidact.learn import gradients
 from autodidact.method import Method
 from autodidact.models import Models
@@ -62,8 +62,7 @@ def gradient_noise(
         for number in range(batches):
             problems = problems_at(task.train, number * count, count, seed)
             batch = method.rollout(problems, models, task, seed * 1_000_003 + number)
-            if "reward" not in batch.streams and "raw" in batch.streams:
-                batch = grade(batch, models)
+            batch = graded(batch, models)
             if not len(batch):
                 continue
             parts = gradients(method, models, batch.to(models.policy.device)).policy

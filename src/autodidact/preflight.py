@@ -11,7 +11,7 @@ import torch
 from autodidact.batch import Batch, batch_of
 from autodidact.engine import Request
 from autodidact.engines.prefill import empty_cache
-from autodidact.grade import grade
+from autodidact.grade import graded
 from autodidact.law import Law
 from autodidact.method import Method
 from autodidact.models import Models
@@ -84,8 +84,7 @@ def meet(method: Method, models: Models, task: Task) -> None:
         return
     with models.uncharged(), torch.no_grad():
         batch = method.rollout.fresh()(task.train[:MET], models, task, 0)
-        if "reward" not in batch.streams and "raw" in batch.streams:
-            batch = grade(batch, models)
+        batch = graded(batch, models)
         if len(batch):
             batch = method.credit(batch.to(models.policy.device), models)
             for view in method.views(batch, models).values() if len(batch) else ():

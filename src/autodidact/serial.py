@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autodidact.ledger import Ledger
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from autodidact.ahead import Made
     from autodidact.batch import Batch
+    from autodidact.problem import Problem, Task
     from autodidact.train import Training
 
 FIELDS = ("ids", "real", "own", "group")
@@ -24,6 +25,21 @@ def tensors_of(batch: Batch) -> dict[str, torch.Tensor]:
     fields = {name: getattr(batch, name) for name in FIELDS}
     streams = {f"{STREAM}{name}": value for name, value in batch.streams.items()}
     return {name: value.contiguous().clone() for name, value in (fields | streams).items()}
+
+
+def batch_of_tensors(
+    tensors: Mapping[str, torch.Tensor], rows: Sequence[Problem], task: Task, temperature: float
+) -> Batch:
+    """The batch that `tensors_of` took apart."""
+    from autodidact.batch import Batch
+
+    streams = {
+        name.removeprefix(STREAM): value
+        for name, value in tensors.items()
+        if name.startswith(STREAM)
+    }
+    fields = {name: tensors[name] for name in FIELDS}
+    return Batch(**fields, rows=tuple(rows), task=task, temperature=temperature, streams=streams)
 
 
 def described(made: Made) -> dict[str, Any]:
@@ -41,21 +57,10 @@ def made_of(
 ) -> Made:
     """The batch of a step that `tensors_of` and `described` took apart."""
     from autodidact.ahead import Made
-    from autodidact.batch import Batch
 
     problems, _ = training.asked(step)
-    streams = {
-        name.removeprefix(STREAM): value
-        for name, value in tensors.items()
-        if name.startswith(STREAM)
-    }
-    batch = Batch(
-        **{name: tensors[name] for name in FIELDS},
-        rows=tuple(problems[place] for place in rest["rows"]),
-        task=training.task,
-        temperature=rest["temperature"],
-        streams=streams,
-    )
+    rows = [problems[place] for place in rest["rows"]]
+    batch = batch_of_tensors(tensors, rows, training.task, rest["temperature"])
     return Made(problems, batch, Ledger.of(rest["spent"]))
 
 

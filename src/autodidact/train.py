@@ -16,7 +16,7 @@ from autodidact import parallel
 from autodidact.ahead import Ahead, dated
 from autodidact.batch import Batch
 from autodidact.faults import enough_memory, stopped
-from autodidact.grade import grade
+from autodidact.grade import graded
 from autodidact.guards import Diverged
 from autodidact.learn import learn
 from autodidact.ledger import joint, peak_bytes
@@ -167,8 +167,7 @@ class Training:
     def ready(self) -> Batch:
         """The batch of this step, graded, where the policy is."""
         batch = self.drawn()
-        if "reward" not in batch.streams and "raw" in batch.streams:
-            batch = grade(batch, self.models)
+        batch = graded(batch, self.models)
         return batch.to(self.models.policy.device)
 
     def advance(self) -> tuple[Batch, dict[str, Any]]:
