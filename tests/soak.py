@@ -4,8 +4,8 @@
 
 Two runs of the shipped model, one after the other, each beside an undisturbed twin: OPSD with an
 averaged teacher, and GRPO whose completions a server draws. The disturbed one is killed (SIGKILL),
-told to stop (SIGTERM), finds its disk full (no file may be larger than a limit) or its server dead,
-after a random time, and is resumed. At the end metrics, samples and the last checkpoint of the twins
+told to stop (SIGTERM), finds its disk full (no file may be larger than a limit) or its server dead or
+silent (SIGSTOP), after a random time, and is resumed. At the end metrics, samples and the last checkpoint of the twins
 must be equal to the last bit, every stop that is no kill must have said why in one line, and memory
 must not have grown. Prints a table; exit code 1 if anything of this fails. Every event and memory
 reading is in FOLDER/events.jsonl.
@@ -34,17 +34,20 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE / "reliability")]
 
 USUAL = (
-    *("--rows", "16", "--length", "24", "--lr", "3e-4", "--save-every", "20", "--guard", "warn"),
+    *("--rows", "16", "--length", "24", "--lr", "3e-4", "--guard", "warn"),
     *("--eval-points", "8", "--eval-problems", "16", "--eval-samples", "2", "--quiet"),
 )
-FAULTS = ("kill", "stop", "full disk", "dead server")
+FAULTS = ("kill", "stop", "full disk", "dead server", "silent server")
 PAUSE = 50.0
 """Mean seconds between two faults."""
 LIMIT = 150_000
 """Bytes of the largest file on a full disk: logs go on for a while, no checkpoint fits."""
 GROWTH = 0.05
 """Share by which the memory of a process may grow from the second tenth of its time to the last."""
-ENDS = {"kill": (-signal.SIGKILL,), "stop": (143, 0), "full disk": (2, 0), "dead server": (2, 0)}
+ENDS = {
+    "kill": (-signal.SIGKILL,), "stop": (143, 0), "full disk": (2, 0), "dead server": (2, 0),
+    "silent server": (2, 0),
+}  # fmt: skip
 """Exit codes that a fault may lead to; 0 where the run came to its end before."""
 
 
@@ -54,12 +57,15 @@ class Soak:
 
     Attributes:
         method: its command line.
+        save_every: steps between checkpoints; together they should take less time than passes
+            between two faults, or nothing would ever be got done.
         faults: those that may come.
-        tells: written to the log.
+        note: writes to the log.
     """
 
     name: str
     method: list[str]
+    save_every: int
     faults: tuple[str, ...]
     folder: Path
     random: random.Random
@@ -77,8 +83,9 @@ class Soak:
         engine = []
         if self.server is not None:
             engine = ["--engine", f"server(url='http://127.0.0.1:{self.port}', update='vllm', "]
-            engine[1] += "retries=2, pause=0.2)"
-        return [*train, *self.method, *USUAL, *engine, "--steps", str(steps), "--out", str(out)]
+            engine[1] += "retries=2, pause=0.2, timeout=20)"
+        often = ["--save-every", str(self.save_every), "--steps", str(steps)]
+        return [*train, *self.method, *USUAL, *engine, *often, "--out", str(out)]
 
     def start(self, place: str, steps: int, full: bool = False) -> subprocess.Popen:
         def limit() -> None:
@@ -93,7 +100,7 @@ class Soak:
 
     def serve(self) -> None:
         """Have the server there, at the same address as before."""
-        if "dead server" not in self.faults:
+        if not any(fault.endswith("server") for fault in self.faults):
             return
         self.port = self.port or free_port()
         self.server = subprocess.Popen([sys.executable, __file__, "--serve", str(self.port)])
@@ -150,9 +157,13 @@ class Soak:
                 process.kill()
             elif not done and fault == "stop":
                 process.terminate()
-            elif not done and fault == "dead server":
-                self.end_of_server()
+            elif not done and fault in ("dead server", "silent server"):
+                assert self.server is not None
+                self.server.send_signal(
+                    signal.SIGKILL if fault == "dead server" else signal.SIGSTOP
+                )
                 self.watch(process, place, None)
+                self.end_of_server()
                 self.serve()
             code = self.ended(
                 process, place, (0,) if done and fault != "full disk" else ENDS[fault]
@@ -193,8 +204,10 @@ def grown(readings: list[int]) -> float:
     return statistics.median(late) / statistics.median(early) - 1
 
 
-def soak(name: str, method: list[str], faults: tuple[str, ...], hours: float, options) -> Soak:
-    """A run and its twin, one after the other on one server, with faults in `hours`."""
+def soak(
+    name: str, method: list[str], save_every: int, faults: tuple[str, ...], hours: float, options
+) -> Soak:
+    """A run and its twin, one after the other, with faults in `hours`."""
     events = options.out / "events.jsonl"
     began = time.monotonic()
 
@@ -204,10 +217,11 @@ def soak(name: str, method: list[str], faults: tuple[str, ...], hours: float, op
 
     folder = options.out / name
     folder.mkdir(parents=True)
-    found = Soak(name, method, faults, folder, random.Random(f"{options.seed}/{name}"), note)
+    chance = random.Random(f"{options.seed}/{name}")
+    found = Soak(name, method, save_every, faults, folder, chance, note)
     found.serve()
-    spent = found.whole("probe", 20), found.whole("longer probe", 120)
-    each = max(0.01, (spent[1] - spent[0]) / 100)
+    spent = found.whole("probe", 20), found.whole("longer probe", 80)
+    each = max(0.01, (spent[1] - spent[0]) / 60)
     # About a third of the time for the twin; the disturbed run does part of its work twice.
     steps = max(40, int(hours * 3600 / 3 / each) // 20 * 20)
     note(kind="plan", run=name, steps=steps, seconds_a_step=each)
@@ -265,8 +279,8 @@ def main() -> None:
     options.out.mkdir(parents=True)
     half = options.hours / 2
     found = [
-        soak("opsd", ["opsd", "--teacher", "ema:0.9"], FAULTS[:3], half, options),
-        soak("grpo over a server", ["grpo", "--n", "4"], FAULTS, half, options),
+        soak("opsd", ["opsd", "--teacher", "ema:0.9"], 20, FAULTS[:3], half, options),
+        soak("grpo over a server", ["grpo", "--n", "4"], 5, FAULTS, half, options),
     ]
     sys.exit(1 if table(found, options.out / "events.jsonl", options.hours, options.seed) else 0)
 

@@ -13,13 +13,14 @@ from autodidact.auxiliary import Auxiliary, states
 from autodidact.grade import grade
 from autodidact.learn import learn
 from autodidact.methods.ppo import ppo
+from autodidact.methods.rft import rft
 from autodidact.methods.tvm import tvm
 from autodidact.models import Models
 from autodidact.rollouts.sample import Sample
 from autodidact.run import Run
 from autodidact.train import Training
 from autodidact.view import plain, read_to
-from toys import padded, perturb, random_qwen, toy_task
+from toys import padded, perturb, random_qwen, taught, toy_task
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_an_update_is_adamw_of_the_gradient_of_the_whole_batch(case):
     x, y = batch.take("value_states")[batch.own], batch.take("goal")[batch.own]
     error = x @ weight[0] + bias - y
     slope = (2 * error[:, None] * x).mean(0)
-    loss = trained.learn(SMALL, [batch], 0)
+    loss = taught(trained, SMALL, [batch], 0)
     assert loss == pytest.approx(float((error**2).mean()), rel=1e-9)
     expected = weight[0] * (1 - 1e-2 * 1e-2) - 1e-2 * slope / (slope.abs() + 1e-8)
     found = next(trained.network.parameters())[0]
@@ -121,7 +122,7 @@ def test_pieces_and_padding_do_not_matter(case, rows):
     for pieces in ([batch], batch.split(rows), [wide]):
         models.auxiliaries.clear()
         trained = models.trained(SMALL)
-        loss = [trained.learn(SMALL, pieces, 0.1) for _ in range(3)]
+        loss = [taught(trained, SMALL, pieces, 0.1) for _ in range(3)]
         found.append(
             [*loss, *torch.cat([p.detach().flatten() for p in trained.network.parameters()])]
         )
@@ -134,7 +135,7 @@ def test_a_network_is_drawn_under_its_own_seed_and_the_global_generator_stands_s
     torch.manual_seed(5)
     state = torch.get_rng_state()
     one = models.trained(SMALL)
-    one.learn(SMALL, [batch], 1.0)
+    taught(one, SMALL, [batch], 1.0)
     assert torch.equal(state, torch.get_rng_state())
     torch.manual_seed(99)
     two, three = (
@@ -148,19 +149,42 @@ def test_a_network_is_drawn_under_its_own_seed_and_the_global_generator_stands_s
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_changes_nothing(case, bad):
-    models, batch = given(case)
-    trained = models.trained(SMALL)
-    trained.learn(SMALL, [batch], 1.0)
-    before = {k: v.clone() for k, v in trained.network.state_dict().items()}
-    kept = {k: v.clone() for k, v in trained.optimizer.state_dict()["state"][0].items()}
-    goal = batch.take("goal").clone()
-    goal[0, batch.own[0]] = bad
-    assert trained.learn(SMALL, batch.put(goal=goal).split(3), 1.0) is None
-    after = trained.network.state_dict()
-    assert all(torch.equal(before[k], after[k]) for k in before) and trained.updates == 1
-    now = trained.optimizer.state_dict()["state"][0]
-    assert all(torch.equal(kept[k], now[k]) for k in kept)
-    assert trained.learn(SMALL, [batch], 1.0) is not None and trained.updates == 2
+    """Neither the network nor the policy beside it; it is logged as it was, and the place named."""
+    models, batch = case
+    spoiled = [False]
+
+    def credit(batch, models):
+        goal = batch.take("reward")[:, None].expand(batch.own.shape).double()
+        return batch.put(value_states=states(batch, models), goal=goal)
+
+    def loss(network, batch):
+        values = squared(network, batch)
+        return values * bad if spoiled[0] else values
+
+    method = replace(rft(2, 6), credit=credit, auxiliaries=(replace(SMALL, loss=loss),))
+    weights = list(models.policy.model.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=1e-2)
+    run = Run(steps=1, rows=len(batch), micro_rows=3)
+    assert learn(method, models, batch, optimizer, run)["loss_small"] > 0
+    trained = models.trained(method.auxiliaries[0])
+
+    def state():
+        return [x.clone() for x in (*weights, *trained.network.parameters())] + [
+            x.clone()
+            for one in (optimizer, trained.optimizer)
+            for each in one.state_dict()["state"].values()
+            for x in each.values()
+        ]
+
+    before, spoiled[0] = state(), True
+    measured = learn(method, models, batch, optimizer, run)
+    assert all(map(torch.equal, before, state())) and trained.updates == 1
+    assert measured["skipped"] == 1 and math.isfinite(measured["loss"])
+    assert not math.isfinite(measured["loss_small"])
+    [*_, place] = measured["fault"]["found"]
+    assert place["tensor"] == "gradient of the network 'small'"
+    spoiled[0] = False
+    assert learn(method, models, batch, optimizer, run)["skipped"] == 0 and trained.updates == 2
 
 
 def test_a_batch_teaches_the_network_once_whatever_the_epochs(case):

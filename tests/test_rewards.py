@@ -7,11 +7,20 @@ import json
 import math
 import os
 import sys
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 
+from autodidact.methods.grpo import grpo
+from autodidact.models import Models
+from autodidact.notes import Notes, described
 from autodidact.problem import Problem
+from autodidact.run import Run
 from autodidact.tasks.rewards import user_reward
+from autodidact.track import numbers
+from autodidact.train import Training
+from toys import toy_task
 
 PROBLEMS = [
     Problem("1+1?", "Two.", "2", {"level": 1, "_at": "a.jsonl:1"}),
@@ -46,6 +55,10 @@ def counted(completions):
 
 def level(completions, level):
     return level
+
+def half(completions, log_metric, **columns):
+    log_metric("asked", len(completions))
+    return [None if i % 2 else float(i) for i in range(len(completions))]
 
 def length(completions):
     return [bonus(c) for c in completions]
@@ -244,6 +257,30 @@ def test_logging(file):
     assert reward(PROBLEMS, COMPLETIONS) == [0.0, 0.0, 0.0]
     assert reward.metrics == {"mean": 3.0}
     assert reward.extra == {"first": ["I", "I", ""]}
+
+
+def test_what_rewards_say_is_in_the_line_of_the_step(file, fresh):
+    """Reasons and numbers of that step's rollouts, and of no other call."""
+    reward = user_reward("mine.py:half")
+    task = replace(toy_task(8), reward=reward)
+    run = Run(steps=2, rows=8, lr=1e-4)
+    training = Training(grpo(n=2, length=4), Models(fresh), task, run)
+    reward(PROBLEMS, COMPLETIONS)
+    for _ in range(2):
+        _, line = training.advance()
+        assert line["unscored"] == {"mine.py:half returned None": 4}
+        assert line["logged"] == {"asked": 8.0}
+        assert line["unscorable"] == 0.5
+    assert reward.unscored.total() == 1 + 2 * 4
+    assert numbers({**line, "kind": "step"})["train/logged/asked"] == 8.0
+
+
+def test_what_ranks_noted_is_one():
+    parts = [
+        Notes(Counter(a=2), {"x": 1.0, "y": 5.0}), Notes(Counter(a=1, b=1), {"x": 2.0}), Notes()
+    ]  # fmt: skip
+    assert described(parts) == {"unscored": {"a": 3, "b": 1}, "logged": {"x": 1.5, "y": 5.0}}
+    assert described([Notes()]) == {}
 
 
 def test_arrays_and_scalars_are_numbers(file):

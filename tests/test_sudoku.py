@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from autodidact.tasks import sudoku as task_file
 from autodidact.tasks.grids import complete, solutions, valid
 from autodidact.tasks.sudoku import problem, published, sudoku, tiny_sudoku
 from autodidact.tasks.verify import verify
+from toys import no_hang
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 PUZZLE, KEY = "4320004330100004", "4321124334122134"
@@ -293,9 +293,8 @@ HOSTILE = ["1" * 50_000, "<answer>" * 6_000, "<" * 50_000, "\n" * 50_000, "1\n" 
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_text_is_wrong_and_cheap(text):
-    start = time.process_time()
-    for wrapped in (text, f"<answer>{text}</answer>", f"\\boxed{{{text}}}", f"{text}</answer>"):
-        assert task_file.correct(ROW, wrapped) is False
-        published(ROW, wrapped)
-    assert time.process_time() - start < 4
+def test_hostile_text_is_wrong_and_hangs_nothing(text):
+    with no_hang():
+        for wrapped in (text, f"<answer>{text}</answer>", f"\\boxed{{{text}}}", f"{text}</answer>"):
+            assert task_file.correct(ROW, wrapped) is False
+            assert 0 <= published(ROW, wrapped) <= 1

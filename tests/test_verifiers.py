@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from autodidact.tasks import mathworker
 from autodidact.tasks.answers import answer, canonical, final, gold, normalise, number, stated
 from autodidact.tasks.verifiers import VERIFIERS, exact, mathematics, numeric, reference, verifier
 from autodidact.tasks.verify import verify
+from toys import no_hang
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 
@@ -340,12 +340,11 @@ def test_hostile_text_is_wrong_and_harmless(verifies, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_costs_milliseconds(text):
-    """A bound of half a second for what takes 0.02 s here: loose, but far below a hang."""
-    start = time.process_time()
-    for wrapped in (text, f"\\boxed{{{text}}}", f"The answer is {text}"):
-        numeric(problem("17"), wrapped)
-    assert time.process_time() - start < 0.5
+def test_hostile_text_is_read_to_its_end(text):
+    """Some 0.02 s; with work that grows as the square of the text, many minutes."""
+    with no_hang():
+        for wrapped in (text, f"\\boxed{{{text}}}", f"The answer is {text}"):
+            assert numeric(problem("17"), wrapped) is False
 
 
 BUSY = [

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 
+from autodidact.auxiliary import Auxiliary, Trained
 from autodidact.batch import Batch
 from autodidact.divergence import Divergence
 from autodidact.engine import Request
@@ -29,6 +33,26 @@ KINDS = [
 LISTS = ("student", "teacher", "union", "intersection")
 FORMS = ("raw", "renormalised", "tail")
 """Every divergence, and over which words it may run, in the tests that go through them all."""
+
+
+@contextmanager
+def no_hang(seconds: float = 120.0) -> Iterator[None]:
+    """End the process with a traceback, of C code too, where the body takes hundreds of times as long
+    as it should. No other time decides a test: a busy machine may take its time.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def taught(trained: Trained, auxiliary: Auxiliary, pieces: list[Batch], clip: float) -> float:
+    """One update of a network beside the policy. Returns the loss before it."""
+    loss, _ = trained.backward(auxiliary, pieces, clip)
+    trained.step()
+    trained.forget()
+    return loss
 
 
 def generate(lm, prompts, samples, length, law, seed, slots=256) -> list[list[Completion]]:

@@ -68,25 +68,31 @@ class Trained:
         network.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         return cls(network, torch.optim.AdamW(network.parameters(), lr=auxiliary.lr))
 
-    def learn(self, auxiliary: Auxiliary, pieces: Sequence[Batch], clip: float) -> float | None:
-        """One update on a batch that was cut into pieces, with `weight_<name>` among the streams.
+    def backward(
+        self, auxiliary: Auxiliary, pieces: Sequence[Batch], clip: float
+    ) -> tuple[float, float]:
+        """Lay the gradient of a batch at the weights, with `weight_<name>` among its streams.
 
-        Returns the loss, or `None` where it or its gradient was not finite and nothing was changed.
+        Returns the loss and the norm of the gradient before it was clipped, over all ranks.
         """
         whole = self._backward(auxiliary, pieces)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip or torch.inf)
-        fine = bool(norm.isfinite()) and abs(whole) < torch.inf
-        if fine:
-            self.optimizer.step()
-            self.updates += 1
+        return whole, float(norm)
+
+    def step(self) -> None:
+        """One update by the gradient that lies at the weights."""
+        self.optimizer.step()
+        self.updates += 1
+
+    def forget(self) -> None:
+        """Take the gradient from the weights."""
         self.optimizer.zero_grad(set_to_none=True)
-        return whole if fine else None
 
     def gradient(self, auxiliary: Auxiliary, pieces: Sequence[Batch]) -> list[torch.Tensor]:
-        """The gradient that `learn` would use; nothing is updated."""
+        """The gradient that an update would use, not clipped; nothing is updated."""
         self._backward(auxiliary, pieces)
         found = [p.grad for p in self.network.parameters() if p.grad is not None]
-        self.optimizer.zero_grad(set_to_none=True)
+        self.forget()
         return found
 
     def _backward(self, auxiliary: Auxiliary, pieces: Sequence[Batch]) -> float:

@@ -124,7 +124,7 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(strict(redacted(value)), default=str))
 
 
-def digests(lm: LM, task: Task) -> dict[str, str]:
+def digests(lm: LM, task: Task) -> dict[str, Any]:
     """SHA-256 of what names of models and files do not pin down.
 
     Those of weights are made of at most 2 * SAMPLED evenly spaced values of each tensor: other
@@ -137,6 +137,7 @@ def digests(lm: LM, task: Task) -> dict[str, str]:
         "config": _digest(config),
         "weights": _of_weights(lm),
         "problems": _digest([[_about(p) for p in split] for split in (task.train, task.test)]),
+        "rewards": dict(task.code),
     }
 
 

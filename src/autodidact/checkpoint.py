@@ -25,7 +25,7 @@ from autodidact import parallel
 from autodidact.files import named, remove, sync, sync_all, temporary
 from autodidact.manifest import MANIFEST, damage, set_aside, verify, write_manifest
 from autodidact.sharding import fill, gathered
-from autodidact.state import make_roles, put_back, read_state, taken_apart
+from autodidact.state import make_roles, put_back, put_back_drawing, read_state, taken_apart
 
 if TYPE_CHECKING:
     import torch
@@ -118,14 +118,17 @@ def _regular(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def restore(training: Training, checkpoint: Path) -> None:
+def restore(training: Training, checkpoint: Path, drawing: bool = True) -> None:
     """Put a training into the state that a checkpoint holds.
+
+    Args:
+        drawing: also what its rollouts keep and have drawn ahead, which is each rank's own.
 
     Raises:
         ValueError: a file is missing or damaged, or was written by another configuration.
     """
     verify(checkpoint)
-    _load(training, checkpoint)
+    _load(training, checkpoint, drawing)
 
 
 def resume(
@@ -158,10 +161,12 @@ def resume(
     return found
 
 
-def _load(training: Training, checkpoint: Path) -> None:
+def _load(training: Training, checkpoint: Path, drawing: bool = True) -> None:
     make_roles(training, checkpoint)
     restore_weights(training.models.policy.model, checkpoint)
     put_back(training, checkpoint)
+    if drawing:
+        put_back_drawing(training, checkpoint)
 
 
 def _newest(

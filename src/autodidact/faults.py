@@ -1,9 +1,9 @@
 """Numbers that went wrong: where they are, and what is kept so that it can be seen again.
 
-A loss or gradient that is not finite makes no update: weights, optimizer and averages stay, and so
-do the networks beside the policy. Only then is it looked for, along the way of a batch: its
-streams, what the roles said, the values of the loss, the gradient of each weight; the first of
-these with a number that is not finite is the place.
+A loss or gradient that is not finite, of the policy or of a network beside it, makes no update:
+weights, optimizer, averages and such networks stay. Only then is it looked for, along the way of a
+batch: its streams, what the roles said, the values of the loss, the networks, the gradient of each
+weight; the first of these with a number that is not finite is the place.
 """
 
 from __future__ import annotations
@@ -43,16 +43,22 @@ def located(
     micro_rows: int | None,
     epoch: int = 0,
     rate: float = 0.0,
+    networks: Mapping[str, tuple[float, float]] | None = None,
 ) -> list[Place]:
     """Where the numbers of an update are not finite. The gradients must still lie at the weights.
 
     Args:
         batch: with its credit and weights. epoch: of the update on this batch. rate: of learning.
+        networks: loss and gradient norm of each network beside the policy, by name.
     """
     if not math.isfinite(rate):
         return [{"tensor": "learning rate", "value": word(rate), "count": 1}]
-    levels = [_in_streams(models, batch), [], [], _in_gradients(models)]
-    marked = batch.put(_row=torch.arange(len(batch), device=batch.ids.device))
+    # Rows are numbered through over all ranks, as they lie in the batch that is kept of them.
+    first = sum(parallel.everywhere(len(batch))[: parallel.rank()])
+    marked = batch.put(_row=first + torch.arange(len(batch), device=batch.ids.device))
+    levels = [
+        _in_streams(models, marked), [], [], _in_networks(networks or {}), _in_gradients(models)
+    ]  # fmt: skip
     if method.epochs > 1:
         marked = marked.put(epoch=torch.full_like(batch.group, epoch))
     pieces = marked.split(micro_rows or len(batch), method.unit) if len(batch) else []
@@ -102,6 +108,16 @@ def _in_scores(models: Models, piece: Batch, name: str, scores: Scores) -> list[
         return _places(models, piece, f"hidden state {role}", whole, dense)
     logp = scores.read("logp")["logp"]
     return _places(models, piece, f"log-probability {role}", logp, ~logp.isfinite())
+
+
+def _in_networks(networks: Mapping[str, tuple[float, float]]) -> list[Place]:
+    """Networks whose loss or gradient is not finite; all ranks know of them, and one says so."""
+    return [
+        {"tensor": f"{what} of the network {name!r}", "value": word(value), "count": 1}
+        for name, (loss, norm) in networks.items()
+        for what, value in (("loss", loss), ("gradient", norm))
+        if not math.isfinite(value) and parallel.leads()
+    ]
 
 
 def _in_gradients(models: Models) -> list[Place]:

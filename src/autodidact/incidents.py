@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from autodidact import checkpoint, parallel
-from autodidact.batch import Batch
+from autodidact.batch import Batch, join
 from autodidact.faults import say
 from autodidact.files import named, sync_all, temporary, write
 from autodidact.memory import MEMORY
@@ -74,38 +74,64 @@ class Incidents:
         return found
 
     def _keep(self, batch: Batch, fault: Mapping[str, Any]) -> Path | None:
-        """Write the folder of this step, unless there are enough, or several processes."""
+        """Write the folder of this step, unless there are enough. All ranks call it."""
         target = self.folder / name_of(self.training.step)
-        others = [path for path in self.folder.glob("step-*") if path != target]
-        if len(others) >= KEPT or parallel.ranks() > 1:
+        if parallel.first(lambda: self._full(target)):
             return None
         updates = self.training.models.ledger.optimizer_steps
         if self.held is None or self.held[0] != updates:
             self.held = (updates, target.name)
         new = temporary(target)
-        for path in (new, target):
-            shutil.rmtree(path, ignore_errors=True)
-        new.mkdir(parents=True)
-        keep_batch(new, self.training, batch)
+        tensors, described = _whole(self.training, batch)
         known = {**fault, "step": self.training.step, "state": self.held[1]}
-        said = json.dumps(strict(redacted(known)), indent=1, allow_nan=False)
-        write(new / "fault.json", said)
+
+        def begin() -> None:
+            for path in (new, target):
+                shutil.rmtree(path, ignore_errors=True)
+            new.mkdir(parents=True)
+            keep_batch(new, tensors, described)
+            said = json.dumps(strict(redacted(known)), indent=1, allow_nan=False)
+            write(new / "fault.json", said)
+
+        def finish() -> None:
+            sync_all(new)
+            new.rename(target)
+
+        parallel.first(begin)
         if self.held[1] == target.name:
             checkpoint.save(self.training, new, "checkpoint")
-        sync_all(new)
-        new.rename(target)
+        parallel.first(finish)
         return target
 
+    def _full(self, target: Path) -> bool:
+        others = [path for path in self.folder.glob("step-*") if path != target]
+        return len(others) >= KEPT
 
-def keep_batch(folder: Path, training: Training, batch: Batch) -> None:
-    """Write a batch into a folder: tensors, and its problems by their place or whole."""
-    from safetensors.torch import save_file
 
+def _whole(training: Training, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The batch of all ranks: its tensors, and the rest as JSON has it, with problems by their
+    place among those to learn from, or whole."""
     places = {id(problem): number for number, problem in enumerate(training.task.train)}
     rows = [places.get(id(problem), asdict(problem)) for problem in batch.rows]
+    parts = parallel.everywhere((tensors_of(batch.to("cpu")), rows))
+    filled = [part for part in parts if part[1]] or parts[:1]
+    stand_in = Problem("")  # rows are told by their places
+    joined = join(
+        [
+            batch_of_tensors(tensors, [stand_in] * len(rows), training.task, batch.temperature)
+            for tensors, rows in filled
+        ]
+    )
+    named = [row for _, rows in filled for row in rows]
+    return tensors_of(joined), {"temperature": batch.temperature, "rows": named}
+
+
+def keep_batch(folder: Path, tensors: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+    """Write a batch into a folder."""
+    from safetensors.torch import save_file
+
     with named(folder / "batch.safetensors"):
-        save_file(tensors_of(batch), folder / "batch.safetensors")
-    described = {"temperature": batch.temperature, "rows": rows}
+        save_file(dict(tensors), folder / "batch.safetensors")
     write(folder / "batch.json", json.dumps(described, indent=1, default=str))
 
 

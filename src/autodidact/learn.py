@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -26,12 +27,14 @@ def learn(
     """Update the policy on a batch, `method.epochs` times, and every auxiliary once.
 
     Returns what was measured, over all ranks. An empty batch makes no update. Nor does a loss or
-    gradient that is not finite: the rest of this batch is left out, and `fault` says where it is.
+    gradient that is not finite, of the policy or of an auxiliary: the rest of this batch is left
+    out, and `fault` says where it is.
     """
     batch = credited(method, models, batch)
     if not any(parallel.everywhere(len(batch))):
         return {"loss": None, "grad_norm": None, "skipped": 0, "empty": 1}
     pieces = split(method, batch, run.micro_rows)
+    networks = {each.name: models.trained(each) for each in method.auxiliaries}
     tally = Tally(Kinds.of(models.policy))
     fault: dict[str, Any] | None = None
     for epoch in range(method.epochs):
@@ -47,10 +50,13 @@ def learn(
         reached = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(reached)
         size = float(whole(norm))
+        beside = {}
         if epoch == 0:
-            tally.note(loss=loss, grad_norm=size)
+            beside = networks_backward(method, models, pieces, run.grad_clip)
+            told = {f"loss_{name}": value for name, (value, _) in beside.items()}
+            tally.note(loss=loss, grad_norm=size, **told)
         rate = sum(group["lr"] for group in optimizer.param_groups)
-        if all(map(math.isfinite, (loss, size, rate))):
+        if all(map(math.isfinite, (loss, size, rate, *chain(*beside.values())))):
             # Not before: clipping to a norm that is not finite spoils every gradient.
             torch.nn.utils.clip_grads_with_norm_(parameters, run.grad_clip or math.inf, norm)
             optimizer.step()
@@ -58,17 +64,26 @@ def learn(
             torch.autograd.graph.increment_version(parameters)
             models.ledger.optimizer_steps += 1
         else:
-            found = located(method, models, batch, run.micro_rows, epoch, rate)
-            fault = {"epoch": epoch, "loss": loss, "grad_norm": size, "found": found}
+            found = located(method, models, batch, run.micro_rows, epoch, rate, beside)
+            fault = {"epoch": epoch, "loss": loss, "grad_norm": size, "found": found, **told}
             break
     optimizer.zero_grad(set_to_none=True)
-    beside = {
-        f"loss_{each.name}": models.trained(each).learn(each, pieces, run.grad_clip)
-        for each in (method.auxiliaries if fault is None else ())
-    }
+    for trained in networks.values():
+        if fault is None:
+            trained.step()
+        trained.forget()
     means = merged(parallel.everywhere(replace(tally, kinds=None))).means()
     said = {} if fault is None else {"fault": fault}
-    return {**means, **beside, "skipped": len(said), "empty": 0, **said}
+    return {**means, "skipped": len(said), "empty": 0, **said}
+
+
+def networks_backward(
+    method: Method, models: Models, pieces: Sequence[Batch], clip: float
+) -> dict[str, tuple[float, float]]:
+    """Loss and gradient norm of each auxiliary, whose gradient then lies at its weights."""
+    return {
+        each.name: models.trained(each).backward(each, pieces, clip) for each in method.auxiliaries
+    }
 
 
 def _finish(models: Models, parameters: Sequence[torch.nn.Parameter]) -> None:

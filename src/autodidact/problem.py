@@ -63,6 +63,7 @@ class Task:
             `None` where one is to be written. Its prompt may have no message at all.
         feedback: what the environment says about a completion, `None` if nothing; how it was
             graded by default.
+        code: SHA-256 of each file of the user's that the reward stands in, by the reward's name.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Task:
     told: Callable[[Problem, str, str], list[Message]] | None = None
     feedback: Callable[[Problem, str], str | None] | None = None
     canvas: Callable[[Problem], Sequence[str | None]] | None = None
+    code: Mapping[str, str | None] = field(default_factory=dict)
 
     def score(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[float | None]:
         """Rewards of completions, one each; `None` where one cannot be scored."""

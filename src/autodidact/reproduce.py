@@ -11,6 +11,7 @@ import json
 import math
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,15 @@ from autodidact.batch import Batch
 from autodidact.faults import Place, located
 from autodidact.head import whole
 from autodidact.incidents import kept_batch, kept_fault, name_of
-from autodidact.learn import backward, credited, split
+from autodidact.learn import backward, credited, networks_backward, split
 from autodidact.models import Models
 from autodidact.run import METRICS, Directory
 from autodidact.spec import Spec, load_policy, make_engine, make_task
 from autodidact.train import Training
 
-CLOSE = 1e-3
-"""Relative difference that counts as equal on a GPU, whose sums depend on their order."""
+CLOSE, ROUNDING = 1e-3, 1e-6
+"""Relative difference, and absolute one of sums that cancel, that count as equal where sums depend
+on their order: on a GPU, and where several processes made the step."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,9 @@ class Replay:
     """What a step was, and what it is now.
 
     Attributes:
-        logged, again: `loss` and `grad_norm`.
+        logged, again: `loss` and `grad_norm`, and `loss_<name>` of networks beside the policy.
         found: where numbers are not finite now, see `faults.located`.
-        reproduced: whether both numbers are equal: on a CPU to the last bit.
+        reproduced: whether both numbers are equal: those of one process on a CPU to the last bit.
     """
 
     step: int
@@ -59,22 +61,31 @@ def replay(directory: Path, step: int | None = None) -> Replay:
     """
     home = Directory(directory, resume=True)
     place = _kept(directory, step)
-    with closing(_training(Spec.of(_run(home)["spec"]))) as training:
+    call = _run(home)
+    with closing(_training(Spec.of(call["spec"]))) as training:
         if place is not None:
             fault = kept_fault(place)
-            checkpoint.restore(training, place.parent / fault["state"] / "checkpoint")
+            state = place.parent / fault["state"] / "checkpoint"
+            checkpoint.restore(training, state, drawing=False)
             batch = kept_batch(place, training).to(training.models.policy.device)
             step, epoch = fault["step"], fault["epoch"]
-            logged = {name: fault[name] for name in ("loss", "grad_norm")}
+            logged = _told(training, fault)
         else:
             assert step is not None
             line = _logged(home, step)
-            logged = {name: line[name] for name in ("loss", "grad_norm")}
+            logged = _told(training, line)
             batch, epoch = _drawn(training, directory / "checkpoints", step), 0
         again, found = _computed(training, batch, epoch)
-    exact = training.models.policy.device.type == "cpu"
-    same = all(_equal(logged[name], again[name], exact) for name in logged)
+    alone = call["machine"]["processes"] == 1
+    exact = alone and training.models.policy.device.type == "cpu"
+    same = all(_equal(logged[name], again[name], exact) for name in again)
     return Replay(int(step), logged, again, found, same)
+
+
+def _told(training: Training, line: dict[str, Any]) -> dict[str, float | None]:
+    """The numbers of an update that are compared, of those that a line holds."""
+    names = ("loss", "grad_norm", *(f"loss_{each.name}" for each in training.method.auxiliaries))
+    return {name: line[name] for name in names if name in line}
 
 
 def _run(home: Directory) -> dict[str, Any]:
@@ -142,9 +153,11 @@ def _computed(
     loss = sum(backward(method, models, piece, None) for piece in pieces)
     gradients = [p.grad for p in training.parameters() if p.grad is not None]
     norm = float(whole(torch.nn.utils.get_total_norm(gradients)))
-    fine = math.isfinite(loss) and math.isfinite(norm)
-    found = [] if fine else located(method, models, batch, run.micro_rows, epoch)
-    return {"loss": loss, "grad_norm": norm}, found
+    beside = {} if epoch else networks_backward(method, models, pieces, run.grad_clip)
+    told = {f"loss_{name}": value for name, (value, _) in beside.items()}
+    fine = all(map(math.isfinite, (loss, norm, *chain(*beside.values()))))
+    found = [] if fine else located(method, models, batch, run.micro_rows, epoch, networks=beside)
+    return {"loss": loss, "grad_norm": norm, **told}, found
 
 
 def _equal(one: float | None, other: float | None, exact: bool) -> bool:
@@ -152,4 +165,5 @@ def _equal(one: float | None, other: float | None, exact: bool) -> bool:
         return one is other
     if math.isnan(one) or math.isnan(other):
         return math.isnan(one) and math.isnan(other)
-    return one == other or (not exact and math.isclose(one, other, rel_tol=CLOSE))
+    close = math.isclose(one, other, rel_tol=CLOSE, abs_tol=ROUNDING)
+    return one == other or (not exact and close)

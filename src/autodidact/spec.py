@@ -78,7 +78,8 @@ def make_task(spec: Spec) -> Task:
     from autodidact.tasks.rewards import user_reward
 
     reward = user_reward(spec.rewards, prompt=task.prompt, limits=spec.reward_limits)
-    return replace(task, reward=reward, reward_reads_answers=False)
+    code = {term.name: term.digest for term in reward.terms}
+    return replace(task, reward=reward, reward_reads_answers=False, code=code)
 
 
 def make_engine(spec: Spec) -> Engine | None:

@@ -71,7 +71,8 @@ def make_roles(training: Training, checkpoint: Path) -> None:
 
 
 def put_back(training: Training, checkpoint: Path) -> None:
-    """Put a training into the state that lies in a checkpoint. The policy is left as it is.
+    """Put a training into the state that lies in a checkpoint. The policy is left as it is, and
+    so is what was drawn.
 
     Raises:
         ValueError: it was written by another configuration or in another format.
@@ -97,13 +98,17 @@ def put_back(training: Training, checkpoint: Path) -> None:
     training.evaluated = state["evaluated"]
     training.models.ledger = Ledger.of(state["ledger"])
     training.models.version = None
-    _put_back_drawing(training, checkpoint, state)
 
 
-def _put_back_drawing(training: Training, checkpoint: Path, state: dict[str, Any]) -> None:
-    """What rollouts keep, and what was drawn ahead: each rank's own."""
+def put_back_drawing(training: Training, checkpoint: Path) -> None:
+    """Put back what rollouts keep, and what was drawn ahead: each rank's own.
+
+    Raises:
+        ValueError: it is that of another number of processes, or more than the run allows.
+    """
     from safetensors.torch import load_file
 
+    state = read_state(checkpoint)
     kept, here = state["rollout"], parallel.rank()
     if not any(kept) and not any(state["ahead"]):
         return

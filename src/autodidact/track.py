@@ -49,7 +49,8 @@ def numbers(line: Mapping[str, Any]) -> dict[str, float]:
     kind = {"step": "train", "eval": "eval"}.get(line["kind"])
     if kind is None:
         return {}
-    values = {**line, **line.get("metrics", {})}
+    own = {f"logged/{name}": value for name, value in line.get("logged", {}).items()}
+    values = {**line, **line.get("metrics", {}), **own}
     found = {
         f"{kind}/{name}": float(value)
         for name, value in values.items()

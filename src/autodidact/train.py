@@ -23,6 +23,7 @@ from autodidact.ledger import joint, peak_bytes
 from autodidact.measure import Rows, describe
 from autodidact.method import Method
 from autodidact.models import Models
+from autodidact.notes import described, noted
 from autodidact.problem import Problem, Task
 from autodidact.run import Run
 
@@ -178,7 +179,8 @@ class Training:
         """
         started, rate, count = time.monotonic(), self.rate(), self.count
         spent = replace(self.models.ledger)
-        with enough_memory(self.run, "drawing", "Lower rows, or the length of completions"):
+        doing, remedy = "drawing", "Lower rows, or the length of completions"
+        with noted() as notes, enough_memory(self.run, doing, remedy):
             batch = self.ready()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -197,7 +199,7 @@ class Training:
         self.models.ledger.seconds += time.monotonic() - started
         self.models.ledger.peak_bytes = max(self.models.ledger.peak_bytes, peak_bytes())
         self.models.ledger = joint(spent, parallel.everywhere(self.models.ledger))
-        told = describe(Rows.joined(rows))
+        told = describe(Rows.joined(rows)) | described(parallel.everywhere(notes))
         line = {"kind": "step", "step": self.step, "lr": rate, **measured, **told}
         return batch, line | {"ledger": self.models.ledger.counts()}
 

@@ -13,7 +13,7 @@ from autodidact.methods.rlfr import rlfr
 from autodidact.models import Models
 from autodidact.run import Run
 from autodidact.train import Training
-from toys import padded, perturb, photograph, random_logits, rows_of, toy_task
+from toys import padded, perturb, photograph, random_logits, rows_of, taught, toy_task
 
 OPTIONS = {"n": 3, "length": 7, "blocks": 1}
 
@@ -149,7 +149,7 @@ def test_the_network_learns_the_velocities_of_a_batch(case):
     (flow,) = method.auxiliaries
     batch = method.credit(batch.put(correct=torch.ones(len(batch))), models)
     batch = batch.put(weight_flow=flow.weigh(batch))
-    losses = [models.trained(flow).learn(flow, batch.split(5), 1.0) for _ in range(60)]
+    losses = [taught(models.trained(flow), flow, batch.split(5), 1.0) for _ in range(60)]
     assert losses[0] > 1 and losses[-1] < 0.3 * losses[0]
 
 

@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 
 import autodidact
+from autodidact import calls
+from autodidact.api import specify
 from autodidact.cli import main
 from autodidact.model import load
 from autodidact.run import Directory
+from autodidact.session import Silent, execute
 from autodidact.train import Training
+from test_parallel import joined
 
 RUN = {
     "rows": 8, "lr": 1e-4, "eval_points": 0, "eval_problems": 2, "eval_samples": 1,
@@ -143,3 +148,42 @@ def test_a_poisoned_folder_is_refused_before_work(tmp_path, capsys, who):
     said = capsys.readouterr().err
     assert f"are not finite: 1 of {tensors[name].numel()} numbers" in said
     assert "Traceback" not in said and len(said.splitlines()) == 1
+
+
+def spoiled(rank: int, place: str, how: str) -> None:
+    """One of two processes of a run, the second of which sees a NaN in its third row of step 2."""
+    joined(rank, place)
+    ready = Training.ready
+
+    def broken(training):
+        batch = ready(training)
+        if rank == 0 or training.step != 1:
+            return batch
+        raw = batch.take("raw").clone()
+        raw[2, int(batch.own[2].nonzero()[0])] = math.nan
+        return batch.put(raw=raw)
+
+    Training.ready = broken
+    run = {**RUN, "steps": 3, "parallel": how, "staleness": int(how == "ddp")}
+    spec = specify(calls.parse("grpo(n=4, length=12, correct=token)"), run)
+    execute(spec, Path(place, "run"), watcher=Silent())
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["fsdp", pytest.param("ddp", marks=pytest.mark.long)])
+def test_a_step_of_two_processes_is_kept_whole_and_replayed_by_one(tmp_path, how):
+    mp.spawn(spoiled, (str(tmp_path), how), nprocs=2)
+    out = tmp_path / "run"
+    [fault] = lines(out, "fault")
+    assert fault["step"] == 2 and fault["kept"] == "faults/step-000002"
+    [place] = fault["found"]
+    assert place["tensor"] == "stream 'raw'" and place["row"] == 4 + 2, "counted over both"
+    kept = load_file(out / "faults" / "step-000002" / "batch.safetensors")
+    assert kept["group"].unique(return_counts=True)[1].tolist() == [4, 4]
+    assert [line["skipped"] for line in lines(out, "step")] == [0, 1, 0]
+    found = autodidact.replay(out)
+    assert found.reproduced and found.found == [place]
+    if how == "fsdp":
+        healthy = autodidact.replay(out, 1)
+        assert healthy.reproduced and healthy.again != healthy.logged, "but for rounding"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +14,7 @@ from autodidact.problem import Problem
 from autodidact.tasks import d1_rewards, mathworker
 from autodidact.tasks.arithmetic import DEPTH, LENGTH, LIMIT, parse, value
 from autodidact.tasks.verifiers import mathematics
+from toys import no_hang
 from verdicts import checked, graders
 
 SIZE = 4000
@@ -107,16 +107,15 @@ def test_every_grader_says_what_it_may(all_graders, text):
 def test_long_text_is_read_in_one_pass(all_graders, text):
     """Half a megabyte, some hundredths of a second each; with squares it was hours."""
     long = "<reasoning>\n" + text * (500_000 // len(text))
-    start = time.process_time()
-    for name in (
-        "correct:d1_gsm8k",
-        "reward:d1_gsm8k_lines",
-        "reward:d1_math",
-        "final:d1_math",
-        "text:spoken",
-    ):
-        checked(name, all_graders[name](long))
-    assert time.process_time() - start < 30
+    with no_hang():
+        for name in (
+            "correct:d1_gsm8k",
+            "reward:d1_gsm8k_lines",
+            "reward:d1_math",
+            "final:d1_math",
+            "text:spoken",
+        ):
+            checked(name, all_graders[name](long))
 
 
 def test_arithmetic_is_bounded():

@@ -177,6 +177,21 @@ def test_other_problems_behind_the_name_of_the_file(tmp_path):
     assert told(out)["digests"]["problems"] != known, "the next time this is what it was"
 
 
+def test_another_reward_behind_the_name_of_its_file(tmp_path):
+    file, out = tmp_path / "mine.py", tmp_path / "run"
+    text = "def reward(completions, **columns):\n    return [len(c) / 9 for c in completions]\n"
+    file.write_text(text)
+    spec = replace(small(save_every=2), rewards=f"{file}:reward")
+    half(spec, out)
+    assert list(told(out)["digests"]["rewards"]) == [f"{file}:reward"]
+    file.write_text(text.replace("9", "8"))
+    with pytest.raises(ValueError, match=r"digests\.rewards\..*mine\.py:reward: "):
+        execute(spec, out, resume=True)
+    file.write_text(text)
+    execute(spec, out, resume=True)
+    assert told(out)["resumed"][0]["exact"] is True
+
+
 def test_digests_see_what_matters_and_no_more(qwen, tokenizer):
     task = toy_task(3)
     known = digests(qwen, task)

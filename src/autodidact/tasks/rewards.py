@@ -11,7 +11,8 @@ async ones run at once. It is called with lists, one entry a completion:
 - `question`, `solution`, `answer`, and every further column of the data (`Problem.meta`), `None`
   where a row has none. A function without `**columns` gets the columns it names.
 - `log_metric(name, value)` and `log_extra(name, values)`, which land in `UserReward.metrics` and
-  `UserReward.extra`; `trainer_state` is always `None`.
+  `UserReward.extra`, and the numbers also in the step's line of metrics.jsonl, as `logged`;
+  `trainer_state` is always `None`.
 
 Token ids are not passed: a reward here reads text. `None` and NaN mean "cannot be scored", as in
 TRL, and so does an infinite number; a completion that no function scores has no reward, otherwise
@@ -34,6 +35,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
 
+from autodidact import notes
 from autodidact.names import choose, nearest
 from autodidact.problem import Message, Problem
 from autodidact.tasks.importing import ALLOWED
@@ -99,7 +101,8 @@ class UserReward:
         prompt: what the model read for a problem.
         limits, worker: of the process, and the process.
         unscored: how many scores were missing so far, by reason
-            (`"a.py:f returned NaN"`, `"a.py:f raised KeyError"`).
+            (`"a.py:f returned NaN"`, `"a.py:f raised KeyError"`); those of a step are in its line
+            of metrics.jsonl.
         metrics, extra: what the functions logged, the latest values by name.
     """
 
@@ -150,6 +153,7 @@ class UserReward:
                 return [self._asked([term], [call], wall)[0] for term, call in pairs]
             return [_Failure(error.reason, " | ".join([error.reason, *_last_words(error.said)]))]
         self.metrics.update(reply["metrics"])
+        notes.log(reply["metrics"])
         self.extra.update(reply["extra"])
         return [_read(term, found) for term, found in zip(terms, reply["results"], strict=True)]
 
@@ -170,7 +174,7 @@ class UserReward:
                 found = self._asked([term], [alone], wall)[0]
             if isinstance(found, _Failure):
                 failed.append(found)
-                self.unscored[f"{term.name} {found.kind}"] += 1
+                self._missing(f"{term.name} {found.kind}")
                 if len(failed) > self.limits.unscorable * count:
                     raise ValueError(
                         f"reward function {term.name} {failed[0].text}; {len(failed)} of the first "
@@ -227,8 +231,12 @@ class UserReward:
             found = f"a number beyond {LARGEST:g}"
         else:
             found = "NaN" if math.isnan(value) else "infinity"
-        self.unscored[f"{term.name} returned {found}"] += 1
+        self._missing(f"{term.name} returned {found}")
         return None
+
+    def _missing(self, reason: str) -> None:
+        self.unscored[reason] += 1
+        notes.unscored(reason)
 
     def _sum(self, scores: Sequence[float | None]) -> float | None:
         parts = [
