@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "autodidact"
 CORE = (
     "adapter", "ahead", "attention", "auxiliary", "batch", "calls", "chat", "checkpoint", "contexts", "diagnose", "divergence", "engine", "faults", "files", "grade", "groupwise", "guards",
-    "head", "kinds", "law", "learn", "ledger", "lock", "lockstep", "manifest", "masked", "measure", "memory", "method", "model", "models", "names", "noise", "pack", "parallel", "places", "privilege", "problem", "remembered",
+    "head", "kinds", "law", "learn", "ledger", "lock", "lockstep", "manifest", "masked", "measure", "memory", "method", "model", "models", "names", "noise", "notes", "pack", "parallel", "places", "privilege", "problem", "remembered",
     "questions", "redact", "rules", "run", "scores", "serial", "sharding", "spec", "state", "statistics", "store", "strict", "sweep", "teachers", "threads", "train", "trial", "trunk", "trust", "view",
 )  # fmt: skip
 PARTS = ("credits", "engines", "losses", "rollouts")
@@ -73,7 +73,7 @@ def test_imports_run_one_way(name):
 def test_tasks_and_reports_know_nothing_of_training():
     for name in FILES:
         if name.startswith("tasks/"):
-            assert {n.split("/")[0] for n in imports(name)} <= {"names", "problem", "tasks"}, name
+            assert {n.split("/")[0] for n in imports(name)} <= {"names", "notes", "problem", "tasks"}, name
         if name.startswith("report/"):
             assert {n.split("/")[0] for n in imports(name)} <= {
                 "names",

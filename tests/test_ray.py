@@ -60,7 +60,6 @@ def alone(out, arm):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_an_arm_that_is_killed_is_retried_from_its_checkpoint(cluster, tmp_path):
     """F1: a comparison on the cluster, one worker of which is killed: the numbers of one process."""
     kill, out = Kill(tmp_path / "reward", after=2), tmp_path / "run"
@@ -106,7 +105,7 @@ def test_actors_draw_what_one_process_draws_and_are_replaced(cluster, fresh):
         assert found.completions == [one[i] for i in range(len(asked))]
         assert [c.ids for c in found.completions] == [c.ids for c in whole.completions]
         for mine, theirs in zip(found.completions, whole.completions, strict=True):
-            assert mine.logp == pytest.approx(theirs.logp, abs=1e-5)
+            assert mine.logp == pytest.approx(theirs.logp, abs=1e-4)
         assert found.read == sum(part.read for part in parts)
 
     alike(seed=0)
@@ -133,7 +132,7 @@ def test_actors_draw_what_one_process_draws_and_are_replaced(cluster, fresh):
 def test_training_on_workers_that_are_killed(cluster, tmp_path):
     """F1: a training worker is killed, the group starts anew and goes on from its checkpoint."""
     kill, out = Kill(tmp_path / "reward", after=4), tmp_path / "run"
-    options = {**OPTIONS, "rewards": kill.rewards, "steps": 4}
+    options = {**OPTIONS, "rewards": kill.rewards, "steps": 4, "parallel": "fsdp"}
     seen: list[tuple[str, int]] = []
 
     class Watching(api.Watcher):
@@ -156,7 +155,7 @@ def test_training_on_workers_that_are_killed(cluster, tmp_path):
     assert seen == [("point", 0), *(("step", i) for i in (1, 2, 3, 4)), ("point", 4), ("end", 0)]
     spec = Spec.of(json.loads((out / "run.json").read_text())["spec"])
     assert spec.engine == Call("actors", {"workers": 1, "inner": "local()", "address": "local"})
-    whole = api.train("grpo(n=4,length=12)", out=tmp_path / "whole", **options)
+    whole = api.train("grpo(n=4,length=12)", out=tmp_path / "whole", **{**options, "parallel": "ddp"})
     # The first worker writes the rows that it drew: those of the first of two problems.
     first = [line for number, line in enumerate(lines(whole, "samples.jsonl")) if number % 8 < 4]
     assert lines(out, "samples.jsonl") == first
