@@ -33,7 +33,6 @@ import torch
 from safetensors.torch import load_file
 
 from autodidact import calls, checkpoint
-from autodidact.api import specify, usual_options
 from autodidact.calls import Call
 from autodidact.evaluate import Evaluation
 from autodidact.grade import grade
@@ -41,6 +40,7 @@ from autodidact.learn import credited, split
 from autodidact.models import Models
 from autodidact.report import report
 from autodidact.session import Silent, execute
+from autodidact.settings import specify, usual_options
 from autodidact.spec import Spec, load_policy, make_task
 from autodidact.statistics import percentiles
 from autodidact.train import Training

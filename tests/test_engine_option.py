@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from autodidact import api, calls
+from autodidact import api, calls, settings
 from autodidact.calls import Call
 from autodidact.engines.local import Local
 from autodidact.engines.speculative import Speculative
@@ -58,7 +58,7 @@ def test_masked_models_are_drawn_from_by_engines_of_their_own():
 
 
 def test_a_spec_remembers_its_engine():
-    spec = api.specify(Call("opsd"), {"engine": "local(slots=5)"})
+    spec = settings.specify(Call("opsd"), {"engine": "local(slots=5)"})
     assert Spec.of(json.loads(json.dumps(spec.describe()))) == spec
     assert spec.engine == Call("local", {"slots": 5})
 

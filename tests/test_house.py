@@ -73,7 +73,12 @@ def test_imports_run_one_way(name):
 def test_tasks_and_reports_know_nothing_of_training():
     for name in FILES:
         if name.startswith("tasks/"):
-            assert {n.split("/")[0] for n in imports(name)} <= {"names", "notes", "problem", "tasks"}, name
+            assert {n.split("/")[0] for n in imports(name)} <= {
+                "names",
+                "notes",
+                "problem",
+                "tasks",
+            }, name
         if name.startswith("report/"):
             assert {n.split("/")[0] for n in imports(name)} <= {
                 "names",

@@ -24,7 +24,6 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from autodidact import calls, parallel
-from autodidact.api import specify
 from autodidact.batch import Batch
 from autodidact.checkpoint import complete
 from autodidact.ledger import Ledger, joint
@@ -35,6 +34,7 @@ from autodidact.model import load
 from autodidact.models import Models
 from autodidact.run import Run
 from autodidact.session import Silent, execute
+from autodidact.settings import specify
 from autodidact.spec import Spec
 from autodidact.train import Training
 from test_laws import ROWS, flat, gradient, made

@@ -155,7 +155,9 @@ def test_training_on_workers_that_are_killed(cluster, tmp_path):
     assert seen == [("point", 0), *(("step", i) for i in (1, 2, 3, 4)), ("point", 4), ("end", 0)]
     spec = Spec.of(json.loads((out / "run.json").read_text())["spec"])
     assert spec.engine == Call("actors", {"workers": 1, "inner": "local()", "address": "local"})
-    whole = api.train("grpo(n=4,length=12)", out=tmp_path / "whole", **{**options, "parallel": "ddp"})
+    whole = api.train(
+        "grpo(n=4,length=12)", out=tmp_path / "whole", **{**options, "parallel": "ddp"}
+    )
     # The first worker writes the rows that it drew: those of the first of two problems.
     first = [line for number, line in enumerate(lines(whole, "samples.jsonl")) if number % 8 < 4]
     assert lines(out, "samples.jsonl") == first

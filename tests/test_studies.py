@@ -19,7 +19,7 @@ from recipes.studies import (
     teachers,
 )
 
-from autodidact import api
+from autodidact import settings
 from autodidact.arms import arms_of
 from autodidact.batch import batch_of
 from autodidact.calls import Call
@@ -64,7 +64,7 @@ def test_the_setting_of_real_models_is_one_that_compare_takes(tmp_path):
     data.write_text('{"question": "1+1", "solution": "1+1=2", "answer": "2"}\n')
     of_compare = ("seeds", "length")
     options = {name: value for name, value in study.REAL.items() if name not in of_compare}
-    spec = api.specify(Call("opsd"), {**options, "data": str(data)})
+    spec = settings.specify(Call("opsd"), {**options, "data": str(data)})
     assert spec.run.budget == 3_000_000
     assert spec.task.arguments["path"] == str(data)
 

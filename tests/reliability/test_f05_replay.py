@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 import autodidact
 from autodidact import calls
-from autodidact.api import specify
 from autodidact.cli import main
 from autodidact.model import load
 from autodidact.run import Directory
 from autodidact.session import Silent, execute
+from autodidact.settings import specify
 from autodidact.train import Training
 from test_parallel import joined
 

@@ -219,14 +219,14 @@ def test_the_command_line_says_file_and_line(line, command):
 
 def test_bad_rows_are_skipped_and_kept_when_asked(tmp_path, line, monkeypatch):
     """Reachable from the command line, the file written whole, never over another."""
-    from autodidact import api, calls
+    from autodidact import calls, settings
 
     rows = [GOOD.replace(b"1+1", str(i).encode()) for i in range(4)]
     Path("a.jsonl").write_bytes(b"".join(rows) + b"{\n" + b'{"answer": "3"}\n')
     with pytest.warns(UserWarning, match="2 bad rows skipped; the first: a.jsonl:5: broken JSON"):
-        task = calls.make(calls.task, api.setting(data="a.jsonl", skip_bad_rows=True)["task"])
+        task = calls.make(calls.task, settings.setting(data="a.jsonl", skip_bad_rows=True)["task"])
     assert len(task.train) + len(task.test) == 4
-    setting = api.setting(data="a.jsonl", rejected="bad.jsonl")["task"]
+    setting = settings.setting(data="a.jsonl", rejected="bad.jsonl")["task"]
     for _ in range(2):  # a resumed run, and another arm, write the same again
         with pytest.warns(UserWarning, match=r"2 bad rows skipped \(written to bad.jsonl\)"):
             calls.make(calls.task, setting)

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from autodidact import api, calls
+from autodidact import calls, settings
 from autodidact.cli import main
 from autodidact.engines.http import place
 from autodidact.redact import HIDDEN, names_secret, redacted, redacted_text
@@ -72,7 +72,7 @@ def test_numbers_and_names_of_variables_stay(planted):
 
 def test_no_option_of_ours_is_hidden():
     """A run file must be able to say every option; `key` holds the name of a variable."""
-    found = set(inspect.signature(api.setting).parameters) | set(Run.__dataclass_fields__)
+    found = set(inspect.signature(settings.setting).parameters) | set(Run.__dataclass_fields__)
     for kind, names in (
         (calls.method, calls.names("methods")), (calls.task, calls.TASKS), (calls.engine, calls.ENGINES),
     ):  # fmt: skip

@@ -18,6 +18,7 @@ from autodidact.names import part
 from autodidact.problem import Problem, Task
 from autodidact.redact import printable
 from autodidact.run import Directory
+from autodidact.settings import specify
 from autodidact.spec import Spec, load_policy, make_engine, make_task
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _ready(
 def _chosen(run: Path | None, options: Mapping[str, Any]) -> tuple[Spec, Path | None]:
     """The spec and the checkpoint of a run, with the options that were said in place of its own;
     without a run, the options alone."""
-    said = api.specify(Call(""), options)
+    said = specify(Call(""), options)
     if run is None:
         return said, None
     call = api.opened(run)

@@ -1,7 +1,7 @@
 """Options of commands: signatures of functions, put together.
 
 A method's options are its factory's signature, those of a run the fields of `Run`, those of model
-and data the signature of `api.setting`; what they mean stands in their docstrings. There is no
+and data the signature of `settings.setting`; what they mean stands in their docstrings. There is no
 second list.
 """
 
@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_type_hints
 
 from cyclopts import Group, Parameter
 
-from autodidact import api
+from autodidact import settings
 from autodidact.commands.signatures import Option, explain
 from autodidact.run import Run
 
@@ -82,7 +82,7 @@ def function_options(function: Callable[..., Any]) -> tuple[Option, ...]:
 
 
 def setting_options() -> tuple[Option, ...]:
-    return function_options(api.setting)
+    return function_options(settings.setting)
 
 
 def pick(options: Iterable[Option], names: Sequence[str]) -> tuple[Option, ...]:

@@ -27,6 +27,7 @@ from autodidact.commands.signatures import Factory, Option
 from autodidact.demo import TINY
 from autodidact.guards import Guard
 from autodidact.interrupt import caught, stopped
+from autodidact.settings import RUN
 
 if TYPE_CHECKING:
     from autodidact.console import Console
@@ -55,7 +56,7 @@ app = App(
 def _about(factory: Factory) -> str:
     """What stands below the options of a method: its paper, its needs, defaults at home."""
     own = {option.name for option in factory.options}
-    usual = {name: value for name, value in TINY.items() if name in own or name in api.RUN}
+    usual = {name: value for name, value in TINY.items() if name in own or name in RUN}
     said = " ".join(f"--{name} {value}" for name, value in usual.items())
     return (
         f"Source: {factory.line('Source')}.\nNeeds: {factory.line('Needs')}.\n"
