@@ -33,12 +33,17 @@ OPTIONS = {
 }  # fmt: skip
 
 
+VARIABLES = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_worker_niceness": "0",  # 15 by default: starved beside other tests
+}
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Room for four processes of one thread each."""
-    before = {name: os.environ.get(name) for name in ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",)}
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+    before = {name: os.environ.get(name) for name in VARIABLES}
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", **VARIABLES}
     import ray
 
     # A socket's path has at most 107 characters.

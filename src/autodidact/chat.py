@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autodidact.problem import Message
 
 if TYPE_CHECKING:
     from autodidact.model import LM
+
+
+RENDERED = 10_000
+"""Prompts whose tokens are remembered. There may be no end of them: some quote what was drawn."""
+
+
+def remembered(
+    lm: LM,
+    known: dict[Any, list[int]],
+    messages: Sequence[Message],
+    thinking: bool | None,
+    answered: bool,
+) -> list[int]:
+    """As `rendered`, where it is not known; then it is, and it may be that all others are not."""
+    key = (thinking, answered, *((m["role"], m["content"]) for m in messages))
+    found = known.get(key)
+    if found is None:
+        if len(known) >= RENDERED:
+            known.clear()
+        found = known[key] = rendered(lm, messages, thinking, answered)
+    return found
 
 
 def rendered(

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int
 from autodidact import masked, places, trust
 from autodidact.adapter import adapt
 from autodidact.attention import inside_documents, way
-from autodidact.chat import rendered
+from autodidact.chat import remembered
 from autodidact.head import Head, whole
 from autodidact.problem import Message
 from autodidact.trial import check, obstacle
@@ -112,10 +112,7 @@ class LM:
     ) -> list[int]:
         """Token ids of a prompt, up to where the assistant begins, see `chat.rendered`."""
         thinking = self.thinking if thinking is None else thinking
-        key = (thinking, answered, *((m["role"], m["content"]) for m in messages))
-        if key not in self._rendered:
-            self._rendered[key] = rendered(self, messages, thinking, answered)
-        return self._rendered[key]
+        return remembered(self, self._rendered, messages, thinking, answered)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a completion, its end token included."""

@@ -47,7 +47,6 @@ class Record:
         self.spec, self.directory, self.training = spec, directory, training
         self.watcher, self.checkpoints = watcher, directory.path / "checkpoints"
         self.call: dict[str, Any] = {}
-        self.lines: list[dict[str, Any]] = []
         self.said: set[str] = set()
         self.found: list[Any] | None = None
         self.best: tuple[float, str] | None = None
@@ -81,9 +80,8 @@ class Record:
 
         with self.training.models.opened():
             self.call = call_of(self.spec, self.training)
-        if resume:
-            self._go_on(strict, allow_change)
-        self.doctor = Doctor(self.call, self.lines)
+        lines = self._go_on(strict, allow_change) if resume else []
+        self.doctor = Doctor(self.call, lines)
         self.directory.write("run.json", self.call)
         self.watcher.start(self.directory, self.call, examples)
         with _trackers(self.spec.track, self.directory, self.call) as self.trackers:
@@ -104,10 +102,10 @@ class Record:
         self.directory.write("run.json", self.call)
         self.watcher.end(self.directory)
 
-    def _go_on(self, strict: bool, allow_change: bool) -> None:
+    def _go_on(self, strict: bool, allow_change: bool) -> list[dict[str, Any]]:
         """From the newest checkpoint, or from the start if the run was killed before the first.
 
-        Lines of later steps are dropped: they will be written again.
+        Returns the metrics so far. Lines of later steps are dropped: they will be written again.
         """
         from autodidact import checkpoint
 
@@ -128,12 +126,13 @@ class Record:
         )
         step = -1 if found is None else self.training.step
         late = {} if found is None else checkpoint.beside_of(found)
-        self.lines = parallel.first(lambda: self.journal.back_to(step, late))
+        lines = parallel.first(lambda: self.journal.back_to(step, late))
         tell(changed, self.watcher.warn)
         went_on(self.call, now, changed, max(step, 0))
         self.best = parallel.first(
-            lambda: best_of(self.lines, self.checkpoints, strict=strict, warn=self.watcher.warn)
+            lambda: best_of(lines, self.checkpoints, strict=strict, warn=self.watcher.warn)
         )
+        return lines
 
     def _take_best(self) -> None:
         from autodidact import checkpoint
@@ -198,7 +197,6 @@ class Record:
         self.watcher.point(line)
 
     def _write(self, line: dict[str, Any]) -> None:
-        self.lines.append(line)
         self.doctor.see(line)
         self.journal.add("metrics.jsonl", line)
         for tracker in self.trackers:

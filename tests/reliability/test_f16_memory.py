@@ -1,11 +1,17 @@
-"""F16: out of memory in the loss chunk: halved and tried once more; elsewhere a clear stop."""
+"""F16: out of memory in the loss chunk: halved and tried once more; elsewhere a clear stop. And
+nothing that grows with the steps of a run."""
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+from dataclasses import replace
+
 import pytest
 import torch
+from twins import small
 
-from autodidact import sweep
+from autodidact import chat, sweep
 from autodidact.cli import main
 from autodidact.divergence import Divergence
 from autodidact.guards import Diverged, Halted
@@ -15,6 +21,7 @@ from autodidact.methods.opsd import opsd
 from autodidact.models import Models
 from autodidact.run import Run
 from autodidact.scores import Scores
+from autodidact.session import Watcher, execute
 from autodidact.train import Training
 from toys import random_logits, toy_task
 
@@ -144,3 +151,38 @@ def test_the_command_line_says_so_in_a_line(monkeypatch, capsys):
     assert capsys.readouterr().err == (
         "autodidact: out of memory while learning, 8 rows in a pass. Lower micro_rows\n"
     )
+
+
+class Held(Watcher):
+    """Notes the bytes of Python objects after some steps."""
+
+    def __init__(self, *steps: int):
+        self.steps, self.bytes = steps, []
+
+    def step(self, line, fraction):
+        if line["step"] in self.steps:
+            gc.collect()
+            self.bytes.append(tracemalloc.get_traced_memory()[0])
+
+
+@pytest.mark.slow
+def test_a_run_keeps_nothing_of_a_step_in_memory(tmp_path):
+    """The line of a step alone has two thousand bytes."""
+    held = Held(30, 60)
+    tracemalloc.start()
+    try:
+        execute(small(steps=60, save_every=10, eval_points=0), tmp_path / "run", watcher=held)
+    finally:
+        tracemalloc.stop()
+    before, after = held.bytes
+    assert after - before < 30 * 600
+
+
+def test_prompts_are_not_remembered_without_end(tiny, monkeypatch):
+    """Those that quote what was drawn are never the same."""
+    monkeypatch.setattr(chat, "RENDERED", 3)
+    lm = replace(tiny, _rendered={})
+    asked = [[{"role": "user", "content": f"{number}+1"}] for number in range(8)]
+    found = [lm.render(messages) for messages in asked]
+    assert len(lm._rendered) <= 3 and lm.render(asked[7]) is found[7]
+    assert [lm.render(messages) for messages in asked] == found
