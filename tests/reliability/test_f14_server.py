@@ -15,10 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_f04_disk import limit
 from twins import At, assert_same, measured, small
 
 from autodidact import checkpoint
 from autodidact.calls import Call
+from autodidact.cli import main
 from autodidact.engine import Request
 from autodidact.engines import http
 from autodidact.engines.local import Local
@@ -250,3 +252,18 @@ def test_a_server_that_dies_in_a_batch(mortal, tmp_path):
     perturb(mortal(port).lm, 0.5)
     execute(spec, tmp_path / "run", resume=True)
     assert_same(whole, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_weights_that_cannot_be_handed_over(mortal, tmp_path, capsys):
+    """F4: they go through a folder, whose disk is full: a line, and nothing is trained on."""
+    server = mortal()
+    call = f"server(url='{server.url}', update='vllm', folder='{tmp_path}', retries=0)"
+    line = ["train", "grpo", "--n", "2", "--length", "8", "--steps", "1", "--rows", "4", "--quiet"]
+    line += ["--eval-points", "0", "--eval-problems", "2", "--engine", call]
+    with limit(150_000), pytest.raises(SystemExit) as stop:
+        main([*line, "--out", str(tmp_path / "run")])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "File too large" in said and str(tmp_path) in said and "Traceback" not in said
+    assert list(tmp_path.iterdir()) == [], "nothing of it is left"

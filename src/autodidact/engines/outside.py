@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from autodidact.adapter import effective_weights
 from autodidact.engine import Drawn, Request
 from autodidact.engines.rescore import confirm, rescored
+from autodidact.files import named
 from autodidact.law import Heated, Law, prompt_key
 from autodidact.model import LM
 from autodidact.store import Completion
@@ -156,5 +158,10 @@ def checkpoint(lm: LM) -> dict[str, torch.Tensor]:
 
 
 def write(lm: LM, folder: str) -> None:
-    """Save those weights and the config as a checkpoint in Hugging Face format."""
-    lm.base.save_pretrained(folder, state_dict=effective_weights(lm.model))
+    """Save those weights and the config as a checkpoint in Hugging Face format.
+
+    Raises:
+        OSError: a file could not be written, with its name.
+    """
+    with named(Path(folder)):
+        lm.base.save_pretrained(folder, state_dict=effective_weights(lm.model))
