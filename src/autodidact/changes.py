@@ -144,9 +144,11 @@ def digests(lm: LM, task: Task) -> dict[str, Any]:
 def _of_weights(lm: LM) -> str:
     import torch
 
+    from autodidact.head import whole
+
     found = hashlib.sha256()
     for name, weight in lm.model.named_parameters():
-        values = weight.detach().flatten()[:: max(1, weight.numel() // SAMPLED)].clone()
+        values = whole(weight.detach()).flatten()[:: max(1, weight.numel() // SAMPLED)].clone()
         found.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
         found.update(values.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,9 @@ from autodidact.sharding import LEARN, READ, STATES, Sharded
 from autodidact.store import Store
 from autodidact.trunk import heard, layers
 from autodidact.view import View
+
+if TYPE_CHECKING:
+    from autodidact.spec import Gather
 
 DECAY = 0.999
 LASTING = ("ema", "copy")
@@ -213,12 +216,12 @@ class Models:
         """The view without its padding, and with every shared prefix once, where that saves."""
         return lean(self[view.role], view) if self.pack else view
 
-    def shard(self) -> None:
+    def shard(self, gather: Gather = "all") -> None:
         """Spread the weights of all roles over the processes of the run, see `sharding`."""
-        self.sharded = Sharded(self._roles)
+        self.sharded = Sharded(self._roles, gather)
 
     def opened(self) -> AbstractContextManager[None]:
-        """While this is open all weights are whole on every process, as drawing needs them."""
+        """While this is open every process draws and reads as it likes, see `sharding`."""
         return nullcontext() if self.sharded is None else self.sharded.opened()
 
     @contextmanager

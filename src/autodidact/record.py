@@ -78,8 +78,7 @@ class Record:
         """Train from the start, or from the newest checkpoint, to the end."""
         from autodidact.train import fit
 
-        with self.training.models.opened():
-            self.call = call_of(self.spec, self.training)
+        self.call = call_of(self.spec, self.training)
         lines = self._go_on(strict, allow_change) if resume else []
         self.doctor = Doctor(self.call, lines)
         self.directory.write("run.json", self.call)

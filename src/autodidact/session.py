@@ -15,6 +15,9 @@ from autodidact.redact import printable
 from autodidact.run import Directory
 from autodidact.spec import Spec, load_policy, make_engine, make_task
 
+OUTSIDE = ("actors", "server", "vllm")
+"""Engines with weights of their own, which are sent to them."""
+
 
 class Watcher:
     """Told what happens in a run. This one is silent but for warnings; `console.Console` prints."""
@@ -65,8 +68,7 @@ def execute(
     from autodidact import parallel
 
     parallel.start(spec.device)
-    if spec.parallel == "fsdp":
-        _may_be_spread(spec)
+    _may_be_spread(spec)
     place = parallel.first(lambda: Directory(out, resume=resume).path)
     directory = Directory.of_another(place)
     if parallel.leads():
@@ -100,7 +102,7 @@ def execute(
             models.version = f"{spec.model}/{spec.precision}"
         if spec.parallel == "fsdp":
             preflight.meet(method, models, task)
-            models.shard()
+            models.shard(spec.gather)
         training = Training(method, models, task, spec.run)
         record = Record(spec, directory, training, untouched, watcher or Watcher())
 
@@ -116,6 +118,19 @@ def execute(
 def _may_be_spread(spec: Spec) -> None:
     from autodidact import parallel
 
+    if spec.gather == "layers":
+        if spec.parallel != "fsdp":
+            raise ValueError(
+                f"gather='layers' with parallel={spec.parallel!r}, where each process has all "
+                "weights; allowed: parallel='fsdp'"
+            )
+        if spec.engine is not None and spec.engine.name in OUTSIDE:
+            raise ValueError(
+                f"gather='layers' with the engine {spec.engine.name!r}, which is sent all weights; "
+                "allowed: gather='all', or an engine that draws by the model itself"
+            )
+    if spec.parallel != "fsdp":
+        return
     if spec.run.staleness:
         raise ValueError(
             f"staleness={spec.run.staleness} with parallel='fsdp': what draws ahead needs a copy "

@@ -15,7 +15,7 @@ from autodidact.calls import Call
 from autodidact.demo import TINY
 from autodidact.names import nearest
 from autodidact.run import Run
-from autodidact.spec import Spec
+from autodidact.spec import Gather, Parallel, Spec
 
 MODEL, TASK = "tiny", "tiny_calculation"
 RUN = tuple(field.name for field in fields(Run))
@@ -39,7 +39,8 @@ def setting(
     unsafe_load: bool = False,
     engine: str | None = None,
     states: str | None = None,
-    parallel: Literal["ddp", "fsdp"] = "ddp",
+    parallel: Parallel = "ddp",
+    gather: Gather = "all",
     recompute: bool = False,
     reward_limits: str | None = None,
     skip_bad_rows: bool = False,
@@ -72,6 +73,8 @@ def setting(
             the same rows.
         parallel: what processes that torchrun started do with the weights: each has all of them
             (ddp) or a share (fsdp).
+        gather: what a process has of a model that is spread while it draws: all of it, or layers,
+            one after the other for each token, where all would not fit.
         recompute: activation checkpointing: a backward pass computes activations again, a third
             more work for much less memory.
         reward_limits: of the process of the rewards: seconds=60,memory=8,unscorable=0.5 (wall

@@ -1,17 +1,20 @@
 """Weights that are spread over all processes of a run, a share of each on each (FSDP2).
 
 At rest every rank holds its share of each weight, of its gradient and of the optimizer's state. A
-layer's weights are gathered when it is read and given back after. Gradients are summed. To draw,
-and to evaluate, they are gathered as long as that takes: drawing reads them again for every token,
-and no two ranks draw as many.
+layer's weights are gathered when it is read and given back after. Gradients are summed.
+
+Drawing and evaluating read the policy again for every token, and no two ranks draw as many. So its
+weights are gathered for as long as that takes (`gather="all"`); or, where a GPU has no room for
+them, only those of embeddings and heads, and layers when they are read, for every token, in step
+("layers"). Other roles' layers are read in step in any case.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +23,9 @@ from autodidact.head import whole
 from autodidact.lockstep import TOTAL, Lockstep
 from autodidact.model import LM
 from autodidact.trunk import layers
+
+if TYPE_CHECKING:
+    from autodidact.spec import Gather
 
 STATES, READ, LEARN = range(3)
 """How a model may be read: its layers only, with its head, with gradient."""
@@ -30,13 +36,14 @@ class Sharded:
 
     Args:
         models: by role, the same on all ranks. Roles that share their weights share them still.
+        gather: what every rank has of the policy while it draws, all weights or layer by layer.
 
     Raises:
         ValueError: a model whose layers cannot be told.
     """
 
-    def __init__(self, models: Mapping[str, LM]):
-        self.roles = list(models)
+    def __init__(self, models: Mapping[str, LM], gather: Gather = "all"):
+        self.roles, self.gather, self.open = list(models), gather, False
         self.models = list(models.values())
         for lm in self.models:
             lm.packs  # noqa: B018  tried out once, while the weights are whole
@@ -47,48 +54,77 @@ class Sharded:
         for lm in self.own:
             _spread(lm, lm in self.tied)
         self._tie()
-        self.lockstep = Lockstep(self._stand_in)
+        self.lockstep, self.standing = Lockstep(self._stand_in), False
         parallel.before_totals(lambda: self.lockstep.until(TOTAL))
 
     def ready(self, role: str, how: int) -> None:
         """Return when all ranks read that role in that way."""
-        self.lockstep.until(3 * self.roles.index(role) + how)
+        if not self.open:
+            self.lockstep.until(3 * self.roles.index(role) + how)
 
     def _stand_in(self, number: int) -> list[torch.Tensor]:
         """Read one token, as a rank does that has no row to read."""
         place, how = divmod(number, 3)
         lm = self.models[place]
         ids = torch.zeros(1, 1, dtype=torch.long, device=lm.device)
+        self.standing = True
         with torch.set_grad_enabled(how == LEARN):
             output = lm.hidden(ids, ids == 0, use_cache=False).last_hidden_state
-            return [output] if how == STATES else [output, lm.head().weight]
+        self.standing = False
+        return [output] if how == STATES else [output, lm.head().weight]
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """While this is open every rank has all weights, and reads as it likes."""
-        if self.lockstep.open:
+        """While this is open every rank reads as it likes, other ranks than it or not."""
+        if self.open:
             yield
             return
         self.lockstep.finish()
-        parts = [part for lm in self.own for part in _parts(lm)]
-        for part in parts:
+        policy = self.models[self.roles.index("policy")]
+        whole = [part for lm in self.own for part in _parts(lm) if not _is_layer(lm, part)]
+        if self.gather == "all":
+            whole += [part for part in _parts(policy) if _is_layer(policy, part)]
+        for part in whole:
             part.unshard()
             part.set_reshard_after_forward(False, recurse=False)
         self._tie()
         # Gathering leaves no trace, by which copies of the weights are known to be old.
         torch.autograd.graph.increment_version([p for lm in self.own for p in lm.base.parameters()])
-        self.lockstep.open = True
+        apart = [lm for lm in self.own if self.gather != "all" or lm.model is not policy.model]
+        self.open, self.lockstep.open = True, not apart
         try:
-            yield
+            with ExitStack() as hooks:
+                for lm in apart:
+                    hooks.enter_context(self._in_step(lm))
+                try:
+                    yield
+                finally:
+                    self.lockstep.finish()
         finally:
             # What was read last tells FSDP2 what to gather ahead: it must be the same on all ranks.
             for number in range(len(self.models)):
                 self._stand_in(3 * number + STATES)
-            for part in parts:
+            for part in whole:
                 part.set_reshard_after_forward(True, recurse=False)
                 part.reshard()
             self._tie()
-            self.lockstep.open = False
+            self.open = self.lockstep.open = False
+
+    @contextmanager
+    def _in_step(self, lm: LM) -> Iterator[None]:
+        """While this is open all ranks read the layers of a model whenever one does."""
+        number = 3 * next(i for i, each in enumerate(self.models) if each.model is lm.model)
+
+        def wait(*given: Any) -> None:
+            if not self.standing:
+                self.lockstep.until(number + STATES)
+
+        # Before FSDP2's own, which gathers.
+        hook = lm.base.base_model.register_forward_pre_hook(wait, prepend=True)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _tie(self) -> None:
         """Give heads the input embeddings' weights of now, where they share them."""
@@ -122,6 +158,10 @@ def _head(lm: LM) -> Any:
 
 def _words(lm: LM) -> Any:
     return lm.base.get_input_embeddings()
+
+
+def _is_layer(lm: LM, part: Any) -> bool:
+    return any(part is layer for layer in layers(lm.base.base_model))
 
 
 def _parts(lm: LM) -> list[Any]:

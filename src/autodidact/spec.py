@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 Parallel = Literal["ddp", "fsdp"]
+Gather = Literal["all", "layers"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Spec:
         track: names of trackers.
         parallel: what several processes do with the weights: "ddp", each has all of them; "fsdp",
             each has a share, see `sharding`.
+        gather: of a model that is spread, what each process has of it while it draws: "all"
+            weights, or "layers", one after the other, see `sharding`.
         recompute: activation checkpointing, see `trunk.recomputed`.
     """
 
@@ -55,6 +58,7 @@ class Spec:
     engine: Call | None = None
     states: str | None = None
     parallel: Parallel = "ddp"
+    gather: Gather = "all"
     recompute: bool = False
 
     def describe(self) -> dict[str, Any]:

@@ -169,7 +169,12 @@ _KNOWN: WeakKeyDictionary[Any, dict[tuple[bool, bool], bool]] = WeakKeyDictionar
 
 
 def lean(lm: LM) -> bool:
-    """Whether `Lean` reads as the model itself does: tried once on a few tokens."""
+    """Whether `Lean` reads as the model itself does: tried once on a few tokens.
+
+    Not where processes have shares of its layers, which only its own forward pass gathers.
+    """
+    if any(hasattr(weight, "full_tensor") for weight in lm.base.base_model.parameters()):
+        return False
     kinds = _KNOWN.setdefault(lm.base.base_model, {})
     key = (lm.adapter_off, lm.autocast)
     if key not in kinds:
