@@ -47,7 +47,13 @@ LASTING = ("ema", "copy")
 class Models:
     """Role -> LM, with the ledger of what they read and the store of what they wrote."""
 
-    def __init__(self, policy: LM, store: Store | None = None, engine: Engine | None = None):
+    def __init__(
+        self,
+        policy: LM,
+        store: Store | None = None,
+        engine: Engine | None = None,
+        roles: Mapping[str, LM] | None = None,
+    ):
         self.policy = policy
         self.ledger = Ledger()
         self.store = store
@@ -63,7 +69,7 @@ class Models:
         """Names the policy's weights where they are known to be shared between runs."""
         self.sharded: Sharded | None = None
         """How the weights of all roles are spread over the processes of a run, if they are."""
-        self._roles: dict[str, LM] = {"policy": policy}
+        self._roles: dict[str, LM] = {"policy": policy, **(roles or {})}
 
     def __getitem__(self, role: str) -> LM:
         """The model in that role, made at its first use (before the first update)."""
@@ -71,6 +77,10 @@ class Models:
             assert self.sharded is None, f"{role!r} must be in use before the weights are spread"
             self._roles[role] = self._make(role)
         return self._roles[role]
+
+    def roles(self) -> dict[str, LM]:
+        """All that are in use, by name."""
+        return dict(self._roles)
 
     def _make(self, role: str) -> LM:
         kind, _, argument = role.partition(":")
@@ -216,9 +226,9 @@ class Models:
         """The view without its padding, and with every shared prefix once, where that saves."""
         return lean(self[view.role], view) if self.pack else view
 
-    def shard(self, gather: Gather = "all") -> None:
+    def shard(self, gather: Gather = "all", device: str | None = None) -> None:
         """Spread the weights of all roles over the processes of the run, see `sharding`."""
-        self.sharded = Sharded(self._roles, gather)
+        self.sharded = Sharded(self._roles, gather, device)
 
     def opened(self) -> AbstractContextManager[None]:
         """While this is open every process draws and reads as it likes, see `sharding`."""

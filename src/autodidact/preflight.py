@@ -40,7 +40,8 @@ def check(method: Method, models: Models, task: Task) -> list[Example]:
 
     Raises:
         ValueError: a problem lacks a field that the method needs, or does not fit the context of
-            a model that reads it (nothing is ever cut silently), or an engine that cannot draw.
+            a model that reads it (nothing is ever cut silently), or a model that the local engine
+            cannot draw from. What another engine says, see `check_engine`.
     """
     if not task.train:
         raise ValueError(f"the task {task.name!r} has no problem to train on")
@@ -49,8 +50,8 @@ def check(method: Method, models: Models, task: Task) -> list[Example]:
     check_rendering(models.policy, task)
     if method.masked:
         return [canvas_example(method, models, task)]
-    if method.rollout.draws:
-        check_engine(models, task.train[0], task)
+    if method.rollout.draws and models.engine is None:
+        empty_cache(models.policy)
     first: Batch | None = None
     context = models.policy.context
     doubtful = [p for p in task.train[1:] if at_most(method, task, p) > context]
@@ -130,13 +131,13 @@ def canvas_example(method: Method, models: Models, task: Task) -> Example:
     return Example("policy", tuple(pieces))
 
 
-def check_engine(models: Models, problem: Problem, task: Task) -> None:
-    """Refuse a model that cannot be drawn from; an engine outside of it draws one token."""
-    if models.engine is None:
-        empty_cache(models.policy)
+def check_engine(method: Method, models: Models, task: Task) -> None:
+    """Have an engine that was asked for draw one token, and refuse where it refuses."""
+    if models.engine is None or method.masked or not method.rollout.draws:
         return
-    prompt = tuple(models.policy.render(task.prompt(problem)))
-    models.engine.draw(models.policy, [Request(prompt, 0, 1)], Law(), 0)
+    prompt = tuple(models.policy.render(task.prompt(task.train[0])))
+    with models.opened():
+        models.engine.draw(models.policy, [Request(prompt, 0, 1)], Law(), 0)
 
 
 def check_held(models: Models, task: Task, problems: Sequence[Problem], length: int) -> None:

@@ -123,6 +123,7 @@ def _training(spec: Spec) -> Training:
     method, task = calls.make(calls.method, spec.method), make_task(spec)
     models = Models(load_policy(spec), engine=make_engine(spec))
     preflight.check(method, models, task)
+    preflight.check_engine(method, models, task)
     return Training(method, models, task, spec.run)
 
 

@@ -5,15 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from autodidact import calls
+from autodidact import calls, places
 from autodidact.interrupt import caught
 from autodidact.lock import locked
 from autodidact.redact import printable
 from autodidact.run import Directory
 from autodidact.spec import Spec, load_policy, make_engine, make_task
+
+if TYPE_CHECKING:
+    from autodidact.engine import Engine
+    from autodidact.method import Method
+    from autodidact.model import LM
+    from autodidact.models import Models
+    from autodidact.preflight import Example
+    from autodidact.problem import Task
 
 OUTSIDE = ("actors", "server", "vllm")
 """Engines with weights of their own, which are sent to them."""
@@ -85,13 +94,11 @@ def execute(
     from autodidact import preflight
 
     preflight.check_needs(method, task)
-    from autodidact.models import Models
     from autodidact.record import Record
     from autodidact.store import Store
     from autodidact.train import Training
 
-    models = Models(load_policy(spec), engine=engine)
-    examples = preflight.check(method, models, task)
+    models, examples, device = _prepared(spec, method, task, engine)
     with caught(directory.path), ExitStack() as tables:
         if spec.states is not None:
             from autodidact.remembered import States
@@ -101,8 +108,8 @@ def execute(
             models.store = tables.enter_context(closing(Store(store)))
             models.version = f"{spec.model}/{spec.precision}"
         if spec.parallel == "fsdp":
-            preflight.meet(method, models, task)
-            models.shard(spec.gather)
+            models.shard(spec.gather, device)
+        preflight.check_engine(method, models, task)
         training = Training(method, models, task, spec.run)
         record = Record(spec, directory, training, untouched, watcher or Watcher())
 
@@ -113,6 +120,39 @@ def execute(
         parallel.first(claim)
         record.run(resume, examples, strict=strict, allow_change=allow_change)
     return directory.path
+
+
+def _prepared(
+    spec: Spec, method: Method, task: Task, engine: Engine | None
+) -> tuple[Models, list[Example], str | None]:
+    """The models of a run with all roles that it needs, what they read, and, where the first
+    process alone has their weights, the device that they are to be dealt out to."""
+    from autodidact import parallel, preflight
+    from autodidact.models import Models
+    from autodidact.skeleton import skeletons
+
+    def prepare(spec: Spec) -> tuple[Models, list[Example]]:
+        models = Models(load_policy(spec), engine=engine)
+        examples = preflight.check(method, models, task)
+        if spec.parallel == "fsdp":
+            preflight.meet(method, models, task)
+        return models, examples
+
+    # The roles of a masked method are known when it has drawn, which takes a device; and code that
+    # comes with a model is known to the process that has loaded it.
+    if spec.parallel != "fsdp" or method.masked or spec.trust_remote_code:
+        return *prepare(spec), None
+    device, own = places.device(spec.device), []
+
+    def first() -> tuple[dict[str, LM], list[Example]]:
+        with parallel.alone():
+            models, examples = prepare(replace(spec, device="cpu"))
+        own.append(models)
+        return skeletons(models.roles()), examples
+
+    roles, examples = parallel.first(first)
+    models = own[0] if own else Models(roles["policy"], engine=engine, roles=roles)
+    return models, examples, device
 
 
 def _may_be_spread(spec: Spec) -> None:

@@ -22,6 +22,7 @@ from autodidact import parallel
 from autodidact.head import whole
 from autodidact.lockstep import TOTAL, Lockstep
 from autodidact.model import LM
+from autodidact.skeleton import deal, taken
 from autodidact.trunk import layers
 
 if TYPE_CHECKING:
@@ -37,25 +38,38 @@ class Sharded:
     Args:
         models: by role, the same on all ranks. Roles that share their weights share them still.
         gather: what every rank has of the policy while it draws, all weights or layer by layer.
+        device: where the shares are to lie, of models that only the first rank has, see `skeleton`;
+            without it every rank has them whole, where its shares will be.
 
     Raises:
         ValueError: a model whose layers cannot be told.
     """
 
-    def __init__(self, models: Mapping[str, LM], gather: Gather = "all"):
+    def __init__(self, models: Mapping[str, LM], gather: Gather = "all", device: str | None = None):
         self.roles, self.gather, self.open = list(models), gather, False
         self.models = list(models.values())
-        for lm in self.models:
-            lm.packs  # noqa: B018  tried out once, while the weights are whole
         # It warns of writes into outputs that are views; nothing here writes into an output.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
         self.own = list({id(lm.model): lm for lm in self.models}.values())
         self.tied = [lm for lm in self.own if _head(lm).weight is _words(lm).weight]
         for lm in self.own:
-            _spread(lm, lm in self.tied)
+            if device is None:
+                _spread(lm, lm in self.tied, lm.device)
+            else:
+                self._deal(lm, torch.device(device))
         self._tie()
+        for lm in self.models:
+            lm.packs  # noqa: B018  tried out once, while all ranks read the same
         self.lockstep, self.standing = Lockstep(self._stand_in), False
         parallel.before_totals(lambda: self.lockstep.until(TOTAL))
+
+    def _deal(self, lm: LM, device: torch.device) -> None:
+        values = taken(lm.base)
+        _spread(lm, lm in self.tied, device)
+        self._tie()
+        lm.base._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t.to(device))
+        self._tie()
+        deal(lm.base, values, device)
 
     def ready(self, role: str, how: int) -> None:
         """Return when all ranks read that role in that way."""
@@ -132,11 +146,11 @@ class Sharded:
             _head(lm).weight = _words(lm).weight
 
 
-def _spread(lm: LM, tied: bool) -> None:
+def _spread(lm: LM, tied: bool, device: torch.device) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    mesh = init_device_mesh(lm.device.type, (parallel.ranks(),))
+    mesh = init_device_mesh(device.type, (parallel.ranks(),))
     trunk, precision = lm.base.base_model, MixedPrecisionPolicy()
     if lm.autocast:
         # What is gathered is what autocast multiplies by. Inputs stay as they are, so that the
