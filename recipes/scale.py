@@ -102,9 +102,13 @@ def moments(lora: bool) -> str:
     for name, shape, rank in kinds():
         if bool(rank) != lora:
             continue
-        for moment in ("drawing", "learning"):
-            cells = [gb(budget.peaks(shape, plan(n, rank))[moment]) for n in RANKS]
-            rows.append([f"{name}: {moment}", *cells])
+        plans = [plan(n, rank) for n in RANKS]
+        layers = [replace(each, gather="layers") for each in plans]
+        ways = [("loading", plans, "loading"), ("drawing", plans, "drawing")]
+        ways += [("drawing, by layers", layers, "drawing"), ("learning", plans, "learning")]
+        for kind, each, moment in ways:
+            cells = [gb(budget.peaks(shape, one)[moment]) for one in each]
+            rows.append([f"{name}: {kind}", *cells])
     return table(["GB of a rank, ranks", *map(str, RANKS)], rows)
 
 
@@ -125,14 +129,15 @@ def verdict() -> str:
             alone = [replace(each, teacher="none") for each in plans[name]]
             plans[f"{name}, no teacher"] = alone
         for kind, each in plans.items():
+            layers = [replace(one, gather="layers") for one in each]
             for machine in MACHINES:
                 room = FREE * machine.bytes
-                whole = budget.loading(shape, each[0])
-                cells = [machine.name.split(" (")[0], f"{gb(whole)}{', no' * (whole > room)}"]
-                cells += [least(shape, each, room, m) for m in ("drawing", "learning")]
-                rows.append([kind, *cells, least(shape, each, room, *MOMENTS)])
-    head = ["model", "GPU", "loading, GB", "drawing fits from", "learning fits from"]
-    return table([*head, "all of it from"], rows)
+                cells = [machine.name.split(" (")[0], gb(budget.reading(shape, each[0]))]
+                cells += [least(shape, each, room, m) for m in ("loading", "drawing", "learning")]
+                cells += [least(shape, ways, room, *MOMENTS) for ways in (each, layers)]
+                rows.append([kind, *cells])
+    head = ["model", "GPU", "first host, GB", "loading fits from", "drawing", "learning"]
+    return table([*head, "all of it", "all, by layers"], rows)
 
 
 def transfer() -> str:
@@ -174,10 +179,13 @@ def seconds() -> str:
             sent = work.gathering(shape, p, pieces, pieces)
             draws = work.writing(shape, p, machine) * -(-own // DRAWN)
             cells = [draws, many / machine.operations / machine.used]
-            cells += [each / machine.receiving(ranks) for each in sent.values()]
+            layers = replace(p, gather="layers")
+            each_token = LENGTH * -(-own // DRAWN)
+            by_layers = work.gathering(shape, layers, pieces, pieces, each_token)["drawing"]
+            cells += [each / machine.receiving(ranks) for each in (*sent.values(), by_layers)]
             rows.append([name, str(ranks), *(f"{each:.1f}" for each in cells)])
     head = ["s", "ranks", "drawing", "computing", "sending: learning", "sending: teacher"]
-    return table([*head, "sending: to draw"], rows)
+    return table([*head, "sending: to draw", "to draw by layers"], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {

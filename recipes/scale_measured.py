@@ -16,6 +16,7 @@ import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.multiprocessing as mp
@@ -33,6 +34,7 @@ from autodidact.model import LM, load
 from autodidact.models import Models
 from autodidact.problem import Problem, Task
 from autodidact.run import Run
+from autodidact.skeleton import skeletons
 
 ROWS, PROMPT, LENGTH = 4, 16, 112
 """Of one piece of a batch; rows are up to 7 tokens shorter, so that they are packed."""
@@ -128,6 +130,8 @@ class Held(TorchDispatchMode):
             self._note(each)
 
     def _note(self, value: torch.Tensor) -> None:
+        if value.is_meta:
+            return
         # A sharded tensor has a storage of its whole size, in which there is nothing.
         storage = getattr(value, "_local_tensor", value).untyped_storage()
         known = self.found.get(storage._cdata)
@@ -179,14 +183,31 @@ def local(value: torch.Tensor) -> torch.Tensor:
     return value.to_local() if hasattr(value, "to_local") else value
 
 
+def dealt(case: Case) -> tuple[Models, int]:
+    """A model and its teacher, dealt out to the ranks, and the peak on this one while that lasts;
+    what the first has in its own memory to begin with is not counted."""
+    own: list[Models] = []
+
+    def first() -> dict[str, LM]:
+        own.append(Models(made(case.shape, case.plan)))
+        if case.plan.frozen:
+            assert own[0][case.plan.teacher]
+        return skeletons(own[0].roles())
+
+    roles = parallel.first(first)
+    models = own[0] if own else Models(roles["policy"], roles=roles)
+    # Without the trial at the end, which reads rows.
+    with Held([]) as memory, mock.patch.object(LM, "packs", True):
+        models.shard(case.plan.gather, "cpu")
+    return models, memory.peak
+
+
 def held(case: Case) -> dict[str, int]:
-    """Bytes that this process holds, at rest, opened and at the peak of a step, and receives."""
-    lm = made(case.shape, case.plan)
-    models = Models(lm)
-    if case.plan.spread:
-        models.shard()
-    else:
-        assert lm.packs  # tried out once, before anything is counted
+    """Bytes that this process holds, at the peaks of loading and of a step, at rest and while it
+    draws, and receives."""
+    models, loading = dealt(case) if case.plan.spread else (Models(made(case.shape, case.plan)), 0)
+    lm = models.policy
+    assert lm.packs  # tried out once, before anything is counted
     weights = list(dict.fromkeys(lm.model.parameters()))
     trained = [p for p in weights if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
@@ -195,7 +216,8 @@ def held(case: Case) -> dict[str, int]:
         lambda *_: slopes.append(sum(local(p.grad).nbytes for p in trained if p.grad is not None))
     )
     batch, run = rows_of(case.shape.words), Run(rows=2 * ROWS, micro_rows=ROWS)
-    with Held([local(each) for each in weights]) as memory:
+    own = dict.fromkeys(p for each in models.roles().values() for p in each.model.parameters())
+    with Held([local(each) for each in own]) as memory:
         learn(sft(), models, batch, optimizer, run)
         rest, memory.peak, memory.sent = memory.now(), 0, 0
         learn(sft(), models, batch, optimizer, run)
@@ -205,6 +227,7 @@ def held(case: Case) -> dict[str, int]:
     parallel.before_totals(None)
     moments = [m for state in optimizer.state.values() for m in state.values() if m.dim()]
     return {
+        "loading": loading,
         "weights": sum(local(each).nbytes for each in weights),
         "moments": sum(local(each).nbytes for each in moments),
         "gradients": slopes[-1],

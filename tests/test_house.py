@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "autodidact"
 CORE = (
     "adapter", "ahead", "attention", "auxiliary", "batch", "calls", "chat", "checkpoint", "contexts", "diagnose", "divergence", "engine", "faults", "files", "grade", "groupwise", "guards",
-    "head", "kinds", "law", "learn", "ledger", "lock", "lockstep", "manifest", "masked", "measure", "memory", "method", "model", "models", "names", "noise", "notes", "pack", "parallel", "places", "privilege", "problem", "remembered",
-    "questions", "redact", "rules", "run", "scores", "serial", "sharding", "spec", "state", "statistics", "store", "strict", "sweep", "teachers", "threads", "train", "trial", "trunk", "trust", "view",
+    "head", "kinds", "lasting", "law", "learn", "ledger", "lock", "lockstep", "manifest", "masked", "measure", "memory", "method", "model", "models", "names", "noise", "notes", "pack", "parallel", "places", "privilege", "problem", "remembered",
+    "questions", "redact", "rules", "run", "scores", "serial", "sharding", "skeleton", "spec", "state", "statistics", "store", "strict", "sweep", "teachers", "threads", "train", "trial", "trunk", "trust", "view",
 )  # fmt: skip
 PARTS = ("credits", "engines", "losses", "rollouts")
 LINES = 280

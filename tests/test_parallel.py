@@ -184,25 +184,32 @@ RUNS = {
         "opsd(length=16, teacher='ema:0.9')",
         {"parallel": "fsdp", "recompute": True, "micro_rows": 4},
     ),
+    "by layers": ("opsd(length=16)", {"parallel": "fsdp", "gather": "layers"}),
     "adapter": ("opsd(length=16, teacher='ema:0.9')", {"parallel": "fsdp", "lora": 4}),
+    "another teacher": (
+        "on_policy_distillation(teacher='tiny', length=16)",
+        {"parallel": "fsdp", "lora": 4, "gather": "layers", "engine": "local(slots=3)"},
+    ),
     "beside": ("ppo(n=2, length=16)", {"parallel": "fsdp", "keep": "best"}),
     "masked": (
         "diffu_grpo(n=4, length=8, steps=None)",
         {
             "parallel": "fsdp",
+            "gather": "layers",
             "model": "tiny_diffusion",
             "task": "sudoku(wording=terse, canvas=true)",
         },
     ),
 }
-"""A call, and options; of one process all but `parallel`."""
-EACH_TIME = ("copied", "averaged teacher")
+"""A call, and options; of one process all but how the weights are spread."""
+EACH_TIME = ("copied", "averaged teacher", "by layers")
 SETS = {"each time": EACH_TIME, "long": tuple(name for name in RUNS if name not in EACH_TIME)}
 
 
 def run(name: str, out: Path, several: bool) -> Spec:
     text, options = RUNS[name]
-    given = {k: v for k, v in (USUAL | options).items() if several or k != "parallel"}
+    spread = () if several else ("parallel", "gather")
+    given = {k: v for k, v in (USUAL | options).items() if k not in spread}
     spec = specify(calls.parse(text), given)
     execute(spec, out, watcher=Silent())
     return spec
@@ -346,7 +353,15 @@ def test_more_processes_than_problems_are_refused(qwen, monkeypatch):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({}, "torchrun --nproc-per-node"), ({"staleness": 1}, "staleness=1 with parallel='fsdp'")],
+    [
+        ({}, "torchrun --nproc-per-node"),
+        ({"staleness": 1}, "staleness=1 with parallel='fsdp'"),
+        ({"parallel": "ddp", "gather": "layers"}, "allowed: parallel='fsdp'"),
+        (
+            {"gather": "layers", "engine": "server(url='http://127.0.0.1:1')"},
+            "the engine 'server', which is sent all weights",
+        ),
+    ],
 )
 def test_spreading_is_refused_where_it_cannot_be(tmp_path, options, said):
     spec = specify(calls.parse("grpo(n=4, length=8)"), {**USUAL, "parallel": "fsdp", **options})

@@ -82,6 +82,8 @@ def test_a_teacher_has_the_weights_that_it_is_said_to_have(way, teacher):
     held = budget.resting(TINY, plan)
     assert sum(each.nbytes for each in own) == held["teacher"]
     assert budget.loading(TINY, plan) == held["teacher"] + held["weights"]
+    spread = replace(plan, ranks=2, spread=True)
+    assert budget.reading(TINY, spread) == budget.loading(TINY, plan)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -142,6 +144,8 @@ SPREAD = {
     "dense, bf16, recompute": Plan(recompute=True, **real.SPREAD),
     "LoRA, bf16, recompute": Plan(lora=8, recompute=True, **real.SPREAD),
     "copied": Plan(ranks=2, half=False),
+    "frozen copy, layers": Plan(half=False, teacher="initial", gather="layers", **real.SPREAD),
+    "average": Plan(lora=8, teacher="ema", **real.SPREAD),
 }
 
 
@@ -174,3 +178,22 @@ def test_shares_and_what_ranks_send_are_exact(ranks, name):
         assert found["gradients"] == budget.gradients(TINY, plan)
         assert abs(found["rest"] - sum(rest.values())) <= FEW
         assert 0 <= found["received"] - sent <= 1024, "and a few numbers that all ranks add up"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch has no distributed part")
+@pytest.mark.parametrize("name", [name for name, plan in SPREAD.items() if plan.spread])
+def test_what_is_held_to_load_and_to_draw_is_exact(ranks, name):
+    """On the second rank: on a CPU the first also has the weights that it deals out, and those lie
+    in the same memory. In the plan by layers none is gathered before it is read."""
+    plan = real.Case(TINY, SPREAD[name]).planned()
+    loading = budget.loading(TINY, plan)
+    assert loading < budget.reading(TINY, plan) + budget.resting(TINY, plan)["weights"]
+    assert 0 <= ranks[1][name]["loading"] - loading <= 64, "and a few numbers"
+    assert ranks[0][name]["loading"] - loading <= budget.reading(TINY, plan)
+    gathered = budget.drawing(TINY, plan)["whole weights"]
+    if plan.gather == "layers":
+        inner = plan.computed * numbers(TINY, Plan(), "layer")
+        gathered -= 2 * inner // TINY.layers
+    for found in (rank[name] for rank in ranks):
+        assert abs(found["opened"] - found["rest"] - gathered) <= FEW

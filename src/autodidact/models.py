@@ -25,6 +25,7 @@ from autodidact.batch import Batch
 from autodidact.chat import same_vocabulary
 from autodidact.engine import Engine
 from autodidact.head import Head
+from autodidact.lasting import LASTING, decay, interval
 from autodidact.ledger import Ledger
 from autodidact.model import LM, load
 from autodidact.names import nearest
@@ -38,10 +39,6 @@ from autodidact.view import View
 
 if TYPE_CHECKING:
     from autodidact.spec import Gather
-
-DECAY = 0.999
-LASTING = ("ema", "copy")
-"""Kinds of roles whose weights are made of those that the policy had on the way."""
 
 
 class Models:
@@ -271,21 +268,3 @@ class Models:
 def _cost(view: View) -> int:
     """Tokens and padding that are fed, in passes: with gradient a token costs three."""
     return view.ids.numel() * (3 if view.grad else 1)
-
-
-def decay(argument: str) -> float:
-    """The decay written after "ema:"; `ValueError` unless it lies in [0, 1)."""
-    try:
-        value = float(argument) if argument else DECAY
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise ValueError(f"role 'ema:{argument}': the decay must be a number from 0 to below 1")
-    return value
-
-
-def interval(argument: str) -> int:
-    """The number of updates written after "copy:"; `ValueError` unless it is at least 1."""
-    if not argument.isdigit() or int(argument) < 1:
-        raise ValueError(f"role 'copy:{argument}': give the updates between copies, as in copy:100")
-    return int(argument)

@@ -121,6 +121,7 @@ def setting(
         "engine": None if engine is None else calls.parse(engine),
         "states": states,
         "parallel": parallel,
+        "gather": gather,
         "recompute": recompute,
         "untouched": None if untouched is None else calls.parse(untouched),
         "rewards": rewards,

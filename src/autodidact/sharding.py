@@ -58,8 +58,11 @@ class Sharded:
             else:
                 self._deal(lm, torch.device(device))
         self._tie()
+        # Tried out where the weights are now, and once, while all ranks read the same.
         for lm in self.models:
-            lm.packs  # noqa: B018  tried out once, while all ranks read the same
+            lm._obstacles.clear()
+        for lm in self.models:
+            lm.packs  # noqa: B018
         self.lockstep, self.standing = Lockstep(self._stand_in), False
         parallel.before_totals(lambda: self.lockstep.until(TOTAL))
 

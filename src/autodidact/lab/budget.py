@@ -35,11 +35,21 @@ def gradients(shape: Shape, plan: Plan) -> int:
     return 4 * numbers(shape, plan, *(("adapter",) if plan.lora else BASE))
 
 
-def loading(shape: Shape, plan: Plan) -> int:
-    """Before weights are spread, on any number of ranks: those of policy and teacher, whole."""
-    whole = Plan(lora=plan.lora, half=plan.half, teacher=plan.teacher)
-    held = resting(shape, whole)
+def reading(shape: Shape, plan: Plan) -> int:
+    """Weights of policy and teacher, whole: what the memory of the first machine must take where
+    they are spread, see `skeleton`, and each GPU where they are not."""
+    held = resting(shape, Plan(lora=plan.lora, half=plan.half, teacher=plan.teacher))
     return held["weights"] + held["teacher"]
+
+
+def loading(shape: Shape, plan: Plan) -> int:
+    """Weights of policy and teacher on a rank, dealt out tensor by tensor where they are spread:
+    the largest tensor is there whole, and this rank's share of it a second time."""
+    if not plan.spread:
+        return reading(shape, plan)
+    held, width = resting(shape, plan), max(plan.stored, plan.frozen)
+    largest = max(rows * columns for _, rows, columns in tensors(shape, plan.lora))
+    return held["weights"] + held["teacher"] + width * (largest + -(-largest // plan.ranks))
 
 
 # ------------------------------------------------------------------ a piece of a batch
@@ -174,15 +184,18 @@ def learning(shape: Shape, plan: Plan) -> dict[str, int]:
 def drawing(shape: Shape, plan: Plan) -> dict[str, int]:
     """What a rank holds while it draws by the local engine.
 
-    Spread weights are whole on every rank for as long as that takes, those of a teacher's own copy
-    as well; weights that are not are copied in half precision for every token under autocast. Keys
-    and values have room for a prompt and two completions in a row, see `engines.lean`.
+    Where they are spread, embeddings and heads are whole on every rank for as long as that takes,
+    those of a teacher's own copy as well, and the policy's layers: all of them, or the one that is
+    read and the one to come. Weights that are not spread are copied in half precision for every
+    token under autocast. Keys and values have room for a prompt and two completions in a row, see
+    `engines.lean`; where layers are gathered they take what is there, about half of that.
     """
     single, whole = Plan(lora=plan.lora), casts(shape, plan)
     if plan.spread:
         inner, outer = numbers(shape, single, "layer"), numbers(shape, single, *OUTER)
-        copies = 2 if plan.frozen else 1
-        whole = plan.computed * (copies * inner + numbers(shape, single, "adapter"))
+        whole = plan.computed * (inner + numbers(shape, single, "adapter"))
+        if plan.gather == "layers":
+            whole = 2 * whole // shape.layers
         whole += (plan.stored + plan.frozen) * outer
     if plan.gpu and plan.computed < plan.stored:
         whole += plan.computed * shape.vocabulary  # the head, once for a draw

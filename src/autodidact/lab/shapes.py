@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from autodidact.spec import Gather
+
 Teacher = Literal["none", "off", "initial", "ema"]
 OUTER = ("words", "norm", "head")
 BASE = ("layer", *OUTER)
@@ -93,6 +95,7 @@ class Plan:
             an average, kept in float32.
         tokens, asked: fed in one piece of a batch, and of those the ones that are learned from.
         rows, prompt, length: drawn at a time on this rank, and tokens of the longest.
+        gather: `--gather`, what a rank has of a policy that is spread while it draws.
         gpu: a CPU reads a head that is stored in float32, in smaller pieces.
     """
 
@@ -107,6 +110,7 @@ class Plan:
     rows: int = 0
     prompt: int = 0
     length: int = 0
+    gather: Gather = "all"
     gpu: bool = True
 
     def __post_init__(self):

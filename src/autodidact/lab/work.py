@@ -84,17 +84,20 @@ def vocabulary(shape: Shape, plan: Plan, asked: int, linear: bool = True) -> flo
     return 2.0 * asked * shape.vocabulary * products
 
 
-def gathering(shape: Shape, plan: Plan, pieces: int, readings: int) -> dict[str, float]:
+def gathering(
+    shape: Shape, plan: Plan, pieces: int, readings: int, tokens: int = 0
+) -> dict[str, float]:
     """Bytes that a rank receives in a step, as `sharding` and `parallel` send them.
 
     learning: of each piece all weights twice (there and back), layers as they are computed with
     and others as they are stored, the head once, and the gradients in float32. teacher: weights
-    and head once for each reading. drawing: all weights, once. summing: gradients of ddp, once for
-    a step, both ways.
+    and head once for each reading. drawing: the policy's layers, once or for each token, and all
+    embeddings and heads once. summing: gradients of ddp, once for a step, both ways.
 
     Args:
         pieces: of a batch on a rank, which are made one after the other.
         readings: of the teacher in a step.
+        tokens: that are drawn one after the other, where layers are gathered for each.
     """
     most = (plan.ranks - 1) / plan.ranks
     single = Plan(lora=plan.lora)
@@ -108,12 +111,11 @@ def gathering(shape: Shape, plan: Plan, pieces: int, readings: int) -> dict[str,
     top = plan.stored * shape.vocabulary
     # The gradient of a tied head comes by itself, beside that of the embedding.
     slopes = 4 * (trained + (shape.vocabulary if shape.tied and not plan.lora else 0))
-    own = bool(plan.frozen)
+    draws = tokens if plan.gather == "layers" else 1
     return {
         "learning": most * pieces * (2 * trunk + top + slopes),
         "teacher": most * readings * (trunk + top) * (plan.teacher != "none"),
-        "drawing": most
-        * (layers + plan.computed * inner * own + (plan.stored + plan.frozen) * outer),
+        "drawing": most * (draws * layers + (plan.stored + plan.frozen) * outer),
     }
 
 
