@@ -25,7 +25,7 @@ SECTIONS = ("spec", "digests", "versions", "git", "machine")
 MEANING = ("spec", "digests")
 """Parts without which the rest of the run is that of another experiment."""
 
-ROUNDING = ("spec.device",)
+ROUNDING = ("spec.device", "spec.parallel", "spec.gather", "spec.recompute")
 """Of those parts, what changes only how numbers are rounded."""
 
 NAMED = ("method", "model", "task", "run", "budget", "seeds", "spec", "digests")

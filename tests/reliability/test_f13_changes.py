@@ -97,10 +97,18 @@ def test_what_no_number_depends_on_keeps_the_promise():
     assert len(call["resumed"][0]["changes"]) == 3
 
 
-def test_a_device_is_no_other_experiment_but_rounds_otherwise():
-    [found] = changes({"spec": {"device": None}}, {"spec": {"device": "cuda"}})
-    assert not found.refused
-    assert not found.free
+@pytest.mark.parametrize(
+    ("name", "before", "now"),
+    [
+        ("device", None, "cuda"),
+        ("parallel", "ddp", "fsdp"),
+        ("gather", None, "layers"),  # before there was a choice
+        ("recompute", False, True),
+    ],
+)
+def test_where_and_how_it_is_computed_is_no_other_experiment_but_rounds(name, before, now):
+    [found] = changes({"spec": {name: before}}, {"spec": {name: now}})
+    assert not found.refused and not found.free
 
 
 @pytest.mark.parametrize(
