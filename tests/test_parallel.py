@@ -357,10 +357,6 @@ def test_more_processes_than_problems_are_refused(qwen, monkeypatch):
         ({}, "torchrun --nproc-per-node"),
         ({"staleness": 1}, "staleness=1 with parallel='fsdp'"),
         ({"parallel": "ddp", "gather": "layers"}, "allowed: parallel='fsdp'"),
-        (
-            {"gather": "layers", "engine": "server(url='http://127.0.0.1:1')"},
-            "the engine 'server', which is sent all weights",
-        ),
     ],
 )
 def test_spreading_is_refused_where_it_cannot_be(tmp_path, options, said):

@@ -137,7 +137,7 @@ def test_actors_draw_what_one_process_draws_and_are_replaced(cluster, fresh):
 def test_training_on_workers_that_are_killed(cluster, tmp_path):
     """F1: a training worker is killed, the group starts anew and goes on from its checkpoint."""
     kill, out = Kill(tmp_path / "reward", after=4), tmp_path / "run"
-    options = {**OPTIONS, "rewards": kill.rewards, "steps": 4, "parallel": "fsdp"}
+    options = {**OPTIONS, "rewards": kill.rewards, "steps": 4, "parallel": "fsdp", "gather": "layers"}
     seen: list[tuple[str, int]] = []
 
     class Watching(api.Watcher):
@@ -161,7 +161,7 @@ def test_training_on_workers_that_are_killed(cluster, tmp_path):
     spec = Spec.of(json.loads((out / "run.json").read_text())["spec"])
     assert spec.engine == Call("actors", {"workers": 1, "inner": "local()", "address": "local"})
     whole = api.train(
-        "grpo(n=4,length=12)", out=tmp_path / "whole", **{**options, "parallel": "ddp"}
+        "grpo(n=4,length=12)", out=tmp_path / "whole", **{**options, "parallel": "ddp", "gather": "all"}
     )
     # The first worker writes the rows that it drew: those of the first of two problems.
     first = [line for number, line in enumerate(lines(whole, "samples.jsonl")) if number % 8 < 4]

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from autodidact.adapter import effective_weights
 from autodidact.engine import Request
 from autodidact.engines.local import Local
 from autodidact.engines.outside import checkpoint, request_seed, signature, write
@@ -420,7 +421,7 @@ def test_a_write_to_any_weight_is_noticed(qwen):
 def test_what_is_handed_over_is_what_the_policy_computes_with(tmp_path, lora):
     lm = load("tiny", lora=lora)
     perturb(lm, 0.05)
-    write(lm, str(tmp_path))
+    write(lm, str(tmp_path), effective_weights(lm.model))
     copy = load(str(tmp_path))
     row, real = torch.tensor([[5, 60, 61, 62, 63]]), torch.ones(1, 5, dtype=torch.bool)
     with torch.no_grad():

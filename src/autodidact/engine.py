@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from autodidact.law import Law
 from autodidact.model import LM
@@ -70,6 +70,24 @@ class Engine(Protocol):
         Raises:
             ValueError: a request that does not fit the context, see `fits`, or a model, a law or
                 a server that the engine cannot serve, with the reason.
+        """
+        ...
+
+
+@runtime_checkable
+class Outside(Engine, Protocol):
+    """An engine with weights of its own, those of the policy at some time."""
+
+    def follow(self, lm: LM, together: bool = False) -> None:
+        """See to it that it has the weights of now, as far as that is known and possible.
+
+        A draw does so by itself. Weights that are spread over processes it could not gather.
+
+        Args:
+            together: all processes of the run call this at the same time.
+
+        Raises:
+            ValueError: it cannot get them.
         """
         ...
 

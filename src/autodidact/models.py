@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from autodidact.adapter import effective_weights
 from autodidact.auxiliary import Auxiliary, Trained
 from autodidact.batch import Batch
 from autodidact.chat import same_vocabulary
-from autodidact.engine import Engine
+from autodidact.engine import Engine, Outside
 from autodidact.head import Head
 from autodidact.lasting import LASTING, decay, interval
 from autodidact.ledger import Ledger
@@ -227,9 +227,16 @@ class Models:
         """Spread the weights of all roles over the processes of the run, see `sharding`."""
         self.sharded = Sharded(self._roles, gather, device)
 
-    def opened(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def opened(self) -> Iterator[None]:
         """While this is open every process draws and reads as it likes, see `sharding`."""
-        return nullcontext() if self.sharded is None else self.sharded.opened()
+        if self.sharded is None:
+            yield
+            return
+        with self.sharded.opened():
+            if isinstance(self.engine, Outside):
+                self.engine.follow(self.policy, together=True)
+            yield
 
     @contextmanager
     def uncharged(self) -> Iterator[None]:

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from autodidact.preflight import Example
     from autodidact.problem import Task
 
-OUTSIDE = ("actors", "server", "vllm")
-"""Engines with weights of their own, which are sent to them."""
-
 
 class Watcher:
     """Told what happens in a run. This one is silent but for warnings; `console.Console` prints."""
@@ -158,17 +155,11 @@ def _prepared(
 def _may_be_spread(spec: Spec) -> None:
     from autodidact import parallel
 
-    if spec.gather == "layers":
-        if spec.parallel != "fsdp":
-            raise ValueError(
-                f"gather='layers' with parallel={spec.parallel!r}, where each process has all "
-                "weights; allowed: parallel='fsdp'"
-            )
-        if spec.engine is not None and spec.engine.name in OUTSIDE:
-            raise ValueError(
-                f"gather='layers' with the engine {spec.engine.name!r}, which is sent all weights; "
-                "allowed: gather='all', or an engine that draws by the model itself"
-            )
+    if spec.gather == "layers" and spec.parallel != "fsdp":
+        raise ValueError(
+            f"gather='layers' with parallel={spec.parallel!r}, where each process has all "
+            "weights; allowed: parallel='fsdp'"
+        )
     if spec.parallel != "fsdp":
         return
     if spec.run.staleness:

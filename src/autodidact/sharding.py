@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 STATES, READ, LEARN = range(3)
 """How a model may be read: its layers only, with its head, with gradient."""
+
+
+_SHARES: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
 class Sharded:
@@ -97,6 +101,8 @@ class Sharded:
             yield
             return
         self.lockstep.finish()
+        for lm in self.own:
+            _SHARES[lm.base] = hash(tuple(map(_written, lm.base.parameters())))
         policy = self.models[self.roles.index("policy")]
         whole = [part for lm in self.own for part in _parts(lm) if not _is_layer(lm, part)]
         if self.gather == "all":
@@ -106,7 +112,8 @@ class Sharded:
             part.set_reshard_after_forward(False, recurse=False)
         self._tie()
         # Gathering leaves no trace, by which copies of the weights are known to be old.
-        torch.autograd.graph.increment_version([p for lm in self.own for p in lm.base.parameters()])
+        whole_now = (p for lm in self.own for p in lm.base.parameters() if not _is_share(p))
+        torch.autograd.graph.increment_version(list(whole_now))
         apart = [lm for lm in self.own if self.gather != "all" or lm.model is not policy.model]
         self.open, self.lockstep.open = True, not apart
         try:
@@ -175,6 +182,21 @@ def _head(lm: LM) -> Any:
 
 def _words(lm: LM) -> Any:
     return lm.base.get_input_embeddings()
+
+
+def of_shares(lm: LM) -> int | None:
+    """A number that changes when this rank's shares of a model are written to, not when they are
+    gathered: as it was when drawing began. `None` for a model that is not spread."""
+    return _SHARES.get(lm.base)
+
+
+def _is_share(weight: torch.Tensor) -> bool:
+    return hasattr(weight, "full_tensor")
+
+
+def _written(share: torch.Tensor) -> tuple[int, ...]:
+    inner = getattr(share, "_local_tensor", share)
+    return id(share), share._version, inner._version
 
 
 def _is_layer(lm: LM, part: Any) -> bool:

@@ -83,7 +83,7 @@ class Actors:
                 `RETRIES` lost processes.
         """
         fits(lm, requests)
-        self._follow(lm)
+        self.follow(lm)
         parts = shared_out(requests, self.workers)
         found = self._gather(
             [(self._version, [self._weights], [requests[i] for i in p], law, seed) for p in parts]
@@ -94,8 +94,13 @@ class Actors:
         costs = (sum(each) for each in zip(*(drawn[1:] for drawn in found), strict=True))
         return Drawn([completions[i] for i in range(len(requests))], *costs)
 
-    def _follow(self, lm: LM) -> None:
-        """Have the processes, and the weights where they can fetch them."""
+    def follow(self, lm: LM, together: bool = False) -> None:
+        """Have the processes, and the weights where they can fetch them: each process of a run has
+        its own to give.
+
+        Raises:
+            ValueError: no room in the cluster, or another model than at the first time.
+        """
         model = (lm.name, "bf16" if lm.autocast else "fp32")
         if self._known is None:
             connect(self.address, self.cpus * self.workers, self.gpus * self.workers)
@@ -109,11 +114,8 @@ class Actors:
         import ray
 
         # Beside the versions of its weights the model itself: a new one may lie where an old did.
-        # Those of a model that is spread over ranks are gathered anew, and their versions say
-        # nothing: they are always sent.
-        now, spread = signature(lm), hasattr(lm.base, "unshard")
-        known = self._sent is not None and self._sent[0]() is lm.model and self._sent[1] == now
-        if known and not spread:
+        now = signature(lm)
+        if self._sent is not None and self._sent[0]() is lm.model and self._sent[1] == now:
             return
         self._weights = ray.put(packed(lm))
         self._sent, self._version = (ref(lm.model), now), self._version + 1

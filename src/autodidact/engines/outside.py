@@ -16,6 +16,7 @@ from autodidact.engines.rescore import confirm, rescored
 from autodidact.files import named
 from autodidact.law import Heated, Law, prompt_key
 from autodidact.model import LM
+from autodidact.sharding import of_shares
 from autodidact.store import Completion
 
 COLDEST = 0.01
@@ -147,6 +148,9 @@ def tokens(requests: Sequence[Request], drawn: Sequence[Sequence[int]]) -> int:
 
 def signature(lm: LM) -> int:
     """A number that changes when a weight of the policy is written to, or replaced."""
+    spread = of_shares(lm)
+    if spread is not None:
+        return spread
     return hash(tuple((id(w), w.data_ptr(), w._version) for w in lm.model.parameters()))
 
 
@@ -157,11 +161,11 @@ def checkpoint(lm: LM) -> dict[str, torch.Tensor]:
     return revert_weight_conversion(lm.base, effective_weights(lm.model))
 
 
-def write(lm: LM, folder: str) -> None:
-    """Save those weights and the config as a checkpoint in Hugging Face format.
+def write(lm: LM, folder: str, weights: dict[str, torch.Tensor]) -> None:
+    """Save effective weights and the config as a checkpoint in Hugging Face format.
 
     Raises:
         OSError: a file could not be written, with its name.
     """
     with named(Path(folder)):
-        lm.base.save_pretrained(folder, state_dict=effective_weights(lm.model))
+        lm.base.save_pretrained(folder, state_dict=weights)

@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+import torch
+
+from autodidact import parallel
+from autodidact.adapter import effective_weights
 from autodidact.engine import Drawn, Request, fits
 from autodidact.engines.http import Refused, ask, patiently, place
 from autodidact.engines.outside import (
@@ -26,6 +30,7 @@ from autodidact.engines.outside import (
 from autodidact.law import Law
 from autodidact.model import LM
 from autodidact.names import choose
+from autodidact.sharding import gathered
 
 NEEDS = (
     "the server must take token ids as a prompt and return token ids and the log-probability of "
@@ -105,7 +110,7 @@ class Server:
         """
         fits(lm, requests)
         served(law)
-        self._follow(lm)
+        self.follow(lm)
         if self.model is None:
             self.model = self._first_model()
         with ThreadPoolExecutor(self.workers) as pool:
@@ -117,21 +122,31 @@ class Server:
         self._trusted = True
         return found._replace(verified=found.verified + more)
 
-    def _follow(self, lm: LM) -> None:
-        """See to it that the server has the weights, as far as that is known and possible."""
-        weights = signature(lm)
-        if self._weights == weights:
+    def follow(self, lm: LM, together: bool = False) -> None:
+        """See to it that the server has the weights, as far as that is known and possible: the
+        first of several processes that are there together sends them, for all.
+
+        Raises:
+            ValueError: they have changed and cannot be sent, or the server does not take them.
+        """
+        now = signature(lm)
+        if self._weights == now:
             return
         if self.update is not None:
             self._trusted = False
-            self._hand_over(lm)
+            weights = effective_weights(lm.model)
+            if together:
+                whole = gathered(weights)
+                parallel.first(lambda: self._hand_over(lm, whole))
+            else:
+                self._hand_over(lm, weights)
         elif self._weights is not None:
             raise ValueError(STALE)
-        self._weights = weights
+        self._weights = now
 
-    def _hand_over(self, lm: LM) -> None:
+    def _hand_over(self, lm: LM, weights: dict[str, torch.Tensor]) -> None:
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            write(lm, folder)
+            write(lm, folder, weights)
             reload = {"method": "reload_weights", "kwargs": {"weights_path": folder}}
             try:
                 self._send("/collective_rpc", reload)
