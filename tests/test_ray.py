@@ -137,7 +137,8 @@ def test_actors_draw_what_one_process_draws_and_are_replaced(cluster, fresh):
 def test_training_on_workers_that_are_killed(cluster, tmp_path):
     """F1: a training worker is killed, the group starts anew and goes on from its checkpoint."""
     kill, out = Kill(tmp_path / "reward", after=4), tmp_path / "run"
-    options = {**OPTIONS, "rewards": kill.rewards, "steps": 4, "parallel": "fsdp", "gather": "layers"}
+    options = {**OPTIONS, "rewards": kill.rewards, "steps": 4}
+    spread = {"parallel": "fsdp", "gather": "layers"}
     seen: list[tuple[str, int]] = []
 
     class Watching(api.Watcher):
@@ -153,16 +154,14 @@ def test_training_on_workers_that_are_killed(cluster, tmp_path):
     thread = kill.in_background(out)
     api.train(
         "grpo(n=4,length=12)", out=out, ray="local", workers=2, rollout_workers=2, watcher=Watching(),
-        **options,
+        **options, **spread,
     )  # fmt: skip
     thread.join()
     assert (out / "metrics.jsonl").read_text().splitlines()[:3] == kill.before.splitlines()[:3]
     assert seen == [("point", 0), *(("step", i) for i in (1, 2, 3, 4)), ("point", 4), ("end", 0)]
     spec = Spec.of(json.loads((out / "run.json").read_text())["spec"])
     assert spec.engine == Call("actors", {"workers": 1, "inner": "local()", "address": "local"})
-    whole = api.train(
-        "grpo(n=4,length=12)", out=tmp_path / "whole", **{**options, "parallel": "ddp", "gather": "all"}
-    )
+    whole = api.train("grpo(n=4,length=12)", out=tmp_path / "whole", **options)
     # The first worker writes the rows that it drew: those of the first of two problems.
     first = [line for number, line in enumerate(lines(whole, "samples.jsonl")) if number % 8 < 4]
     assert lines(out, "samples.jsonl") == first

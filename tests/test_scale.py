@@ -185,15 +185,18 @@ def test_shares_and_what_ranks_send_are_exact(ranks, name):
 @pytest.mark.parametrize("name", [name for name, plan in SPREAD.items() if plan.spread])
 def test_what_is_held_to_load_and_to_draw_is_exact(ranks, name):
     """On the second rank: on a CPU the first also has the weights that it deals out, and those lie
-    in the same memory. In the plan by layers none is gathered before it is read."""
+    in the same memory. In the plan by layers none is gathered before it is read. While drawing
+    FSDP2 may still hold the buffer of the layer that it gathered last."""
     plan = real.Case(TINY, SPREAD[name]).planned()
     loading = budget.loading(TINY, plan)
     assert loading < budget.reading(TINY, plan) + budget.resting(TINY, plan)["weights"]
     assert 0 <= ranks[1][name]["loading"] - loading <= 64, "and a few numbers"
     assert ranks[0][name]["loading"] - loading <= budget.reading(TINY, plan)
     gathered = budget.drawing(TINY, plan)["whole weights"]
+    single = Plan(lora=plan.lora)
+    inner = plan.computed * (numbers(TINY, single, "layer") + numbers(TINY, single, "adapter"))
     if plan.gather == "layers":
-        inner = plan.computed * numbers(TINY, Plan(), "layer")
         gathered -= 2 * inner // TINY.layers
     for found in (rank[name] for rank in ranks):
-        assert abs(found["opened"] - found["rest"] - gathered) <= FEW
+        more = found["opened"] - found["rest"] - gathered
+        assert min(abs(more), abs(more - inner // TINY.layers)) <= FEW

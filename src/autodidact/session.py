@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autodidact import calls, places
+from autodidact import calls
 from autodidact.interrupt import caught
 from autodidact.lock import locked
 from autodidact.redact import printable
@@ -124,7 +124,7 @@ def _prepared(
 ) -> tuple[Models, list[Example], str | None]:
     """The models of a run with all roles that it needs, what they read, and, where the first
     process alone has their weights, the device that they are to be dealt out to."""
-    from autodidact import parallel, preflight
+    from autodidact import parallel, places, preflight
     from autodidact.models import Models
     from autodidact.skeleton import skeletons
 
