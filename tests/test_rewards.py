@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import math
 import os
 import sys
+import zipfile
 from collections import Counter
 from dataclasses import replace
 
@@ -17,6 +19,7 @@ from autodidact.models import Models
 from autodidact.notes import Notes, described
 from autodidact.problem import Problem
 from autodidact.run import Run
+from autodidact.tasks import reward_calls
 from autodidact.tasks.rewards import user_reward
 from autodidact.track import numbers
 from autodidact.train import Training
@@ -366,3 +369,15 @@ def test_same_sum_as_trl(file):
     theirs = (table * torch.tensor(list(spec.values()))).nansum(dim=1)
     ours = score(",".join(f"{name}={weight}" for name, weight in spec.items()))
     assert ours == pytest.approx(theirs.tolist(), abs=1e-6)
+
+
+def test_code_in_an_archive_has_no_file_to_know_it_by(tmp_path, monkeypatch):
+    archive = tmp_path / "packed.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr("in_an_archive.py", "def reward(completions):\n    return [1.0]\n")
+    monkeypatch.syspath_prepend(str(archive))
+    reward = importlib.import_module("in_an_archive").reward
+
+    assert reward([""]) == [1.0] and reward_calls._file(reward) is None
+    assert reward_calls._file(test_code_in_an_archive_has_no_file_to_know_it_by) == __file__
+    assert reward_calls._file(len) is None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from autodidact import calls
+from autodidact import calls, files
 from autodidact.calls import Call
 from autodidact.problem import Task
 from autodidact.run import Run
@@ -82,7 +83,7 @@ def make_task(spec: Spec) -> Task:
     from autodidact.tasks.rewards import user_reward
 
     reward = user_reward(spec.rewards, prompt=task.prompt, limits=spec.reward_limits)
-    code = {term.name: term.digest for term in reward.terms}
+    code = {t.name: None if t.file is None else files.digest(Path(t.file)) for t in reward.terms}
     return replace(task, reward=reward, reward_reads_answers=False, code=code)
 
 

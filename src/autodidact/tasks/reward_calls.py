@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import hashlib
 import inspect
 import math
 import os
@@ -86,17 +85,17 @@ def _loaded(name: str, memory: int | None) -> dict[str, Any]:
         "messages": annotation.replace("typing.", "").lower().startswith("list[list["),
         "wanted": list(named) if len(named) == len(parameters) else None,
         "required": [n for n, p in named.items() if p.default is kinds.empty],
-        "digest": _digest(function),
+        "file": _file(function),
     }
 
 
-def _digest(function: Callable[..., Any]) -> str | None:
-    """SHA-256 of the file that a function stands in; `None` where that cannot be told."""
+def _file(function: Callable[..., Any]) -> str | None:
+    """The file that a function stands in; `None` where that cannot be told, or in an archive."""
     try:
         place = inspect.getsourcefile(_callable(function))
     except TypeError:
         return None
-    return None if place is None else hashlib.sha256(Path(place).read_bytes()).hexdigest()
+    return place if place is not None and Path(place).is_file() else None
 
 
 def _size() -> int:

@@ -24,15 +24,15 @@ _WORKERS: dict[tuple, Worker] = {}
 @dataclass(frozen=True)
 class Term:
     """One user function: its import path, its weight, whether it reads messages, the arguments
-    that it takes (all if `None`), those that it needs, and the SHA-256 of the file that it stands
-    in (`None` if that cannot be told)."""
+    that it takes (all if `None`), those that it needs, and the file that it stands in (`None` if
+    that cannot be told)."""
 
     name: str
     weight: float
     messages: bool
     wanted: frozenset[str] | None
     required: tuple[str, ...]
-    digest: str | None
+    file: str | None
 
     def takes(self, name: str) -> bool:
         return self.wanted is None or name in self.wanted
@@ -74,4 +74,4 @@ def term_of(spec: str, form: Form, worker: Worker, limits: Limits) -> Term:
         worker.prelude.append(request)
     messages = found["messages"] if form == "auto" else form == "messages"
     wanted = None if found["wanted"] is None else frozenset(found["wanted"])
-    return Term(name, factor, messages, wanted, tuple(found["required"]), found["digest"])
+    return Term(name, factor, messages, wanted, tuple(found["required"]), found["file"])
