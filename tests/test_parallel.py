@@ -41,8 +41,11 @@ from test_laws import ROWS, flat, gradient, made
 from toys import random_qwen, toy_task
 
 PARTS = ("ddp", "fsdp")
-FEW = ("sft", "grpo", "opsd", "ppo", "tempo", "rlfr", "d_opsd", "dpo", "brpo", "gspo")
-"""Methods that are tried with spread weights each time; the others take `make test-long`."""
+FEW = (
+    "sft", "grpo", "opsd", "ppo", "tempo", "rlfr", "d_opsd", "dpo", "brpo", "gspo", "sdpo: mix",
+)  # fmt: skip
+"""Methods that are tried with spread weights each time; the others take `make test-long`. In the
+last one rank reads two teachers while the other stands in."""
 BATTERY = {
     "ddp": tuple(name for name in ROWS if ":" not in name),
     "fsdp": FEW,

@@ -91,8 +91,9 @@ class Sharded:
         self.standing = True
         with torch.set_grad_enabled(how == LEARN):
             output = lm.hidden(ids, ids == 0, use_cache=False).last_hidden_state
+            found = [output] if how == STATES else [output, lm.head().weight]
         self.standing = False
-        return [output] if how == STATES else [output, lm.head().weight]
+        return found
 
     @contextmanager
     def opened(self) -> Iterator[None]:
