@@ -162,7 +162,7 @@ def test_prompts_are_read_once_and_only_needed_tokens_again(report):
     plain, tempered, *_ = report["laws"]
     assert plain["read"] == sum(5 * n * 8 for n in (1, 4, 9)), "shorter than what vLLM keeps"
     assert report["read"][1] == 4 * (190 - 128), "the second time all but the last of two blocks"
-    assert plain["verified"] > 0 == tempered["verified"], "only the first draw is confirmed"
+    assert plain["verified"] > 0 < tempered["verified"], "the first completions of each draw"
 
 
 def test_continuations_are_read_after_what_is_there(report):

@@ -9,6 +9,7 @@ and whole runs.
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -252,6 +253,25 @@ def test_a_server_that_dies_in_a_batch(mortal, tmp_path):
     perturb(mortal(port).lm, 0.5)
     execute(spec, tmp_path / "run", resume=True)
     assert_same(whole, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_where_it_was_evaluated_reads_as_many_answers_again(mortal, tmp_path):
+    """The evaluation has seen that the server's answers are the policy's; a run that is resumed
+    after it has seen nothing. The soak found this: 174 tokens more in the ledger."""
+    spec = over(mortal())
+    spec = replace(spec, run=replace(spec.run, eval_points=2, save_every=2))
+    whole, run = execute(spec, tmp_path / "whole"), tmp_path / "run"
+    assert [(line["kind"], line["step"]) for line in measured(whole)][3:5] == [
+        ("eval", 2),
+        ("step", 3),
+    ]
+    shutil.copytree(whole, run)
+    shutil.rmtree(checkpoint.complete(run / "checkpoints")[-1])
+    call = json.loads((run / "run.json").read_text()) | {"finished": None}
+    (run / "run.json").write_text(json.dumps(call))
+    execute(spec, run, resume=True)
+    assert_same(whole, run)
 
 
 @pytest.mark.slow

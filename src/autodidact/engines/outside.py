@@ -26,7 +26,7 @@ SLACK = 1e-3
 """Rounding by which a log-probability may lie above 0."""
 
 FIRST = 8
-"""Completions that are read again to see whether weights and law are those of the policy."""
+"""Completions of a draw that are read again to see whether weights and law are the policy's."""
 
 
 class Answer(NamedTuple):
@@ -135,7 +135,11 @@ def confirmed(
     tolerance: float,
     who: str,
 ) -> int:
-    """How many tokens the policy read to see that the first answers are its own, see `confirm`."""
+    """How many tokens the policy read to see that the first answers are its own, see `confirm`.
+
+    Those of each draw, whatever was seen before: a run that is resumed has seen nothing, and its
+    ledger must not tell.
+    """
     ids, logps = [a.ids for a in answers[:FIRST]], [a.logps for a in answers[:FIRST]]
     confirm(lm, requests[:FIRST], ids, logps, law, tolerance, who)
     return tokens(requests[:FIRST], ids)

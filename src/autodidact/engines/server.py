@@ -50,10 +50,10 @@ class Server:
     """Draws through POST /v1/completions of a server with the policy's weights.
 
     Every answer is checked: lengths, token ids, finite log-probabilities, the end token and, if
-    the server returns it, the prompt. The first answers, and the first ones after each change of
-    the weights, are read again by the policy, so that another model behind the address or
-    log-probabilities of another law are errors. Faults that may pass are tried again: no
-    connection, no answer in time, statuses 429 and 5xx, broken JSON.
+    the server returns it, the prompt. The first answers of each draw are read again by the policy,
+    so that another model behind the address or log-probabilities of another law are errors. Faults
+    that may pass are tried again: no connection, no answer in time, statuses 429 and 5xx, broken
+    JSON.
 
     The law of vLLM is meant, also where another server answers: temperature, then min-p, top-k,
     top-p, seeds for each request. Where the law truncates, `raw` and `support` are the policy's,
@@ -87,7 +87,6 @@ class Server:
     tolerance: float = 0.1
     name: ClassVar[str] = "server"
     _weights: int | None = field(default=None, init=False, repr=False)
-    _trusted: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self):
         place(self.url)
@@ -116,10 +115,7 @@ class Server:
         with ThreadPoolExecutor(self.workers) as pool:
             answers = list(pool.map(lambda request: self._ask(lm, request, law, seed), requests))
         found = accepted(lm, requests, answers, law)
-        if self._trusted:
-            return found
         more = confirmed(lm, requests, answers, law, self.tolerance, f"the server {self.url}")
-        self._trusted = True
         return found._replace(verified=found.verified + more)
 
     def follow(self, lm: LM, together: bool = False) -> None:
@@ -133,7 +129,6 @@ class Server:
         if self._weights == now:
             return
         if self.update is not None:
-            self._trusted = False
             weights = effective_weights(lm.model)
             if together:
                 whole = gathered(weights)

@@ -34,8 +34,8 @@ class Vllm:
 
     vLLM starts at the first draw and gets the weights then, and again before a draw that follows
     a change of them; nobody has to tell it. LoRA is merged into what it gets. The first
-    completions after each transfer are read again by the policy, so that a transfer that failed
-    is an error. Neither the generation config of the model nor vLLM's defaults have a say in the
+    completions of each draw are read again by the policy, so that a transfer that failed is an
+    error. Neither the generation config of the model nor vLLM's defaults have a say in the
     law. One device, one process: for more of either, start a server and use `Server`.
 
     A completion depends on the seed, its prompt, its number and the number of tokens already
@@ -64,7 +64,6 @@ class Vllm:
     _llm: Any = field(default=None, init=False, repr=False)
     _config: str = field(default="", init=False, repr=False)
     _weights: int | None = field(default=None, init=False, repr=False)
-    _trusted: bool = field(default=False, init=False, repr=False)
     _asleep: bool = field(default=False, init=False, repr=False)
 
     def draw(self, lm: LM, requests: Sequence[Request], law: Law, seed: int) -> Drawn:
@@ -85,10 +84,7 @@ class Vllm:
         for request, answer in zip(requests, answers, strict=True):
             check(lm, request, answer, "vLLM")
         found = accepted(lm, requests, answers, law)
-        if self._trusted:
-            return found
         more = confirmed(lm, requests, answers, law, self.tolerance, "vLLM")
-        self._trusted = True
         return found._replace(verified=found.verified + more)
 
     def prompt_logps(self, lm: LM, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -163,7 +159,6 @@ class Vllm:
         self.wake()
         if self._weights == (weights := signature(lm)):
             return
-        self._trusted = False
         self._llm.collective_rpc(
             "reload_weights", kwargs={"weights_iterator": iter(checkpoint(lm).items())}
         )
