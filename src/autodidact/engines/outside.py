@@ -106,11 +106,20 @@ def check(lm: LM, request: Request, answer: Answer, who: str) -> None:
         )
 
 
-def accepted(lm: LM, requests: Sequence[Request], answers: Sequence[Answer], law: Law) -> Drawn:
+def accepted(
+    lm: LM,
+    requests: Sequence[Request],
+    answers: Sequence[Answer],
+    law: Law,
+    tolerance: float,
+    who: str,
+) -> Drawn:
     """Completions of checked answers.
 
     Where the law truncates, `raw` and `support` come from the policy, which reads the tokens
-    again: the engine tells log-probabilities under the law only.
+    again: the engine tells log-probabilities under the law only. In any case the policy reads the
+    first answers of each draw, to see that they are its own, see `confirm`: whatever was seen
+    before, as a run that is resumed has seen nothing, and its ledger must not tell.
     """
     drawn = [answer.ids for answer in answers]
     told = [[min(value, 0.0) for value in answer.logps] for answer in answers]
@@ -124,25 +133,10 @@ def accepted(lm: LM, requests: Sequence[Request], answers: Sequence[Answer], law
         Completion(ids, [0.0] * len(ids) if law.greedy else logp, raw, ids[-1] in lm.ends, support)
         for ids, logp, raw, support in zip(drawn, told, raws, supports, strict=True)
     ]
+    first, ids, logps = requests[:FIRST], drawn[:FIRST], [a.logps for a in answers[:FIRST]]
+    confirm(lm, first, ids, logps, law, tolerance, who)
+    verified += tokens(first, ids)
     return Drawn(found, sum(answer.read for answer in answers), verified=verified)
-
-
-def confirmed(
-    lm: LM,
-    requests: Sequence[Request],
-    answers: Sequence[Answer],
-    law: Law,
-    tolerance: float,
-    who: str,
-) -> int:
-    """How many tokens the policy read to see that the first answers are its own, see `confirm`.
-
-    Those of each draw, whatever was seen before: a run that is resumed has seen nothing, and its
-    ledger must not tell.
-    """
-    ids, logps = [a.ids for a in answers[:FIRST]], [a.logps for a in answers[:FIRST]]
-    confirm(lm, requests[:FIRST], ids, logps, law, tolerance, who)
-    return tokens(requests[:FIRST], ids)
 
 
 def tokens(requests: Sequence[Request], drawn: Sequence[Sequence[int]]) -> int:

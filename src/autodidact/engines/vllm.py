@@ -17,7 +17,6 @@ from autodidact.engines.outside import (
     accepted,
     check,
     checkpoint,
-    confirmed,
     sampling,
     served,
     signature,
@@ -83,9 +82,7 @@ class Vllm:
         answers = [_answer(output) for output in outputs]
         for request, answer in zip(requests, answers, strict=True):
             check(lm, request, answer, "vLLM")
-        found = accepted(lm, requests, answers, law)
-        more = confirmed(lm, requests, answers, law, self.tolerance, "vLLM")
-        return found._replace(verified=found.verified + more)
+        return accepted(lm, requests, answers, law, self.tolerance, "vLLM")
 
     def prompt_logps(self, lm: LM, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probabilities of given tokens at temperature 1, the first token's excepted.
