@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from autodidact import parallel
 from autodidact.files import named, remove, sync, sync_all, temporary
 from autodidact.manifest import MANIFEST, damage, set_aside, verify, write_manifest
-from autodidact.sharding import fill, gathered
+from autodidact.sharding import gathered
+from autodidact.skeleton import fill, is_share
 from autodidact.state import make_roles, put_back, put_back_drawing, read_state, taken_apart
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def restore_weights(model: Any, checkpoint: Path) -> None:
     from safetensors.torch import load_file, load_model
 
     weights = dict(model.named_parameters())
-    if any(hasattr(weight, "full_tensor") for weight in weights.values()):
+    if any(map(is_share, weights.values())):
         _fill(model, checkpoint)
     elif hasattr(model, "peft_config"):
         from peft import set_peft_model_state_dict

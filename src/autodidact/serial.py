@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autodidact.ledger import Ledger
-from autodidact.sharding import fill, spread_like
+from autodidact.skeleton import fill, spread_like
 
 if TYPE_CHECKING:
     import torch

@@ -23,7 +23,7 @@ from autodidact import parallel
 from autodidact.head import whole
 from autodidact.lockstep import TOTAL, Lockstep
 from autodidact.model import LM
-from autodidact.skeleton import deal, taken
+from autodidact.skeleton import deal, is_share, taken
 from autodidact.trunk import layers
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 STATES, READ, LEARN = range(3)
 """How a model may be read: its layers only, with its head, with gradient."""
 
-
 _SHARES: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""See `of_shares`."""
 
 
 class Sharded:
@@ -105,16 +105,16 @@ class Sharded:
         for lm in self.own:
             _SHARES[lm.base] = hash(tuple(map(_written, lm.base.parameters())))
         policy = self.models[self.roles.index("policy")]
-        whole = [part for lm in self.own for part in _parts(lm) if not _is_layer(lm, part)]
+        parts = [part for lm in self.own for part in _parts(lm) if not _is_layer(lm, part)]
         if self.gather == "all":
-            whole += [part for part in _parts(policy) if _is_layer(policy, part)]
-        for part in whole:
+            parts += [part for part in _parts(policy) if _is_layer(policy, part)]
+        for part in parts:
             part.unshard()
             part.set_reshard_after_forward(False, recurse=False)
         self._tie()
         # Gathering leaves no trace, by which copies of the weights are known to be old.
-        whole_now = (p for lm in self.own for p in lm.base.parameters() if not _is_share(p))
-        torch.autograd.graph.increment_version(list(whole_now))
+        gathered_now = (p for lm in self.own for p in lm.base.parameters() if not is_share(p))
+        torch.autograd.graph.increment_version(list(gathered_now))
         apart = [lm for lm in self.own if self.gather != "all" or lm.model is not policy.model]
         self.open, self.lockstep.open = True, not apart
         try:
@@ -129,7 +129,7 @@ class Sharded:
             # What was read last tells FSDP2 what to gather ahead: it must be the same on all ranks.
             for number in range(len(self.models)):
                 self._stand_in(3 * number + STATES)
-            for part in whole:
+            for part in parts:
                 part.set_reshard_after_forward(True, recurse=False)
                 part.reshard()
             self._tie()
@@ -191,10 +191,6 @@ def of_shares(lm: LM) -> int | None:
     return _SHARES.get(lm.base)
 
 
-def _is_share(weight: torch.Tensor) -> bool:
-    return hasattr(weight, "full_tensor")
-
-
 def _written(share: torch.Tensor) -> tuple[int, ...]:
     inner = getattr(share, "_local_tensor", share)
     return id(share), share._version, inner._version
@@ -222,25 +218,8 @@ def gathered(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for value in tensors.values():
         if id(value) not in known:
             found = value.detach()
-            if hasattr(found, "full_tensor"):
+            if is_share(found):
                 found = whole(found)
                 found = found.cpu() if parallel.leads() else found.new_empty(0)
             known[id(value)] = found
     return {name: known[id(value)] for name, value in tensors.items()}
-
-
-@torch.no_grad()
-def fill(parameter: torch.Tensor, value: torch.Tensor) -> None:
-    """Put all of a value into a weight, of which this rank may hold a share."""
-    parameter.copy_(spread_like(value, parameter))
-
-
-def spread_like(value: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """The value, spread as another tensor of its shape is; every rank has all of it before."""
-    if not hasattr(other, "full_tensor") or value.shape != other.shape:
-        return value
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    assert isinstance(other, DTensor)
-    there = value.to(other.device)
-    return distribute_tensor(there, other.device_mesh, other.placements, src_data_rank=None)

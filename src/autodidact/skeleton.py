@@ -48,6 +48,14 @@ def _empty(model: nn.Module) -> dict[int, nn.Parameter]:
     }
 
 
+# ------------------------------------------------------------------ numbers for weights
+
+
+def is_share(weight: torch.Tensor) -> bool:
+    """Whether this rank holds a share of it."""
+    return hasattr(weight, "full_tensor")
+
+
 @torch.no_grad()
 def deal(model: nn.Module, values: dict[str, torch.Tensor], device: torch.device) -> None:
     """Give the weights of a skeleton, or this rank's shares of them, their numbers.
@@ -60,11 +68,31 @@ def deal(model: nn.Module, values: dict[str, torch.Tensor], device: torch.device
             value = values.pop(name).to(device)
         else:
             value = torch.empty(weight.shape, dtype=weight.dtype, device=device)
-        if hasattr(weight, "full_tensor"):
-            from torch.distributed.tensor import DTensor, distribute_tensor
-
-            assert isinstance(weight, DTensor)
-            value = distribute_tensor(value, weight.device_mesh, weight.placements, src_data_rank=0)
-        else:
+        if not is_share(weight):
             torch.distributed.broadcast(value, 0)
+        # In its place, so that no second tensor is whole when the next one comes.
+        value = spread_like(value, weight, source=0)
         weight.copy_(value)
+
+
+@torch.no_grad()
+def fill(parameter: torch.Tensor, value: torch.Tensor) -> None:
+    """Put all of a value into a weight, of which this rank may hold a share."""
+    parameter.copy_(spread_like(value, parameter))
+
+
+def spread_like(
+    value: torch.Tensor, other: torch.Tensor, source: int | None = None
+) -> torch.Tensor:
+    """The value, spread as another tensor of its shape is.
+
+    Args:
+        source: the rank whose value it is; by default every rank has all of it before.
+    """
+    if not is_share(other) or value.shape != other.shape:
+        return value
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(other, DTensor)
+    there = value.to(other.device)
+    return distribute_tensor(there, other.device_mesh, other.placements, src_data_rank=source)

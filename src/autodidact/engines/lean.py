@@ -16,6 +16,7 @@ from autodidact.engines.copies import after, copied, small, unit
 from autodidact.engines.decoder import repeated
 from autodidact.engines.prefill import Prefilled, prefill
 from autodidact.model import LM
+from autodidact.skeleton import is_share
 
 
 class Lean:
@@ -173,7 +174,7 @@ def lean(lm: LM) -> bool:
 
     Not where processes have shares of its layers, which only its own forward pass gathers.
     """
-    if any(hasattr(weight, "full_tensor") for weight in lm.base.base_model.parameters()):
+    if any(map(is_share, lm.base.base_model.parameters())):
         return False
     kinds = _KNOWN.setdefault(lm.base.base_model, {})
     key = (lm.adapter_off, lm.autocast)
